@@ -1,0 +1,31 @@
+# A fresh machine needs Python 3.11+, a JDK 17+ and Maven (the last two only for the tests).
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+.PHONY: setup demo test lint bench docs clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(BIN)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet uv
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet -e ".[compression]" --group dev
+	@touch $@
+
+setup: $(BIN)/.ready  ## create the virtual environment and install everything
+
+demo: setup  ## replay bundled logs through the whole path, then serve the first page
+	$(BIN)/inferwatch demo
+
+lint: setup  ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: setup lint  ## all tests, against a real Kafka broker and a real PostgreSQL
+	$(BIN)/pytest -n 2 --dist loadscope -q
+
+clean:  ## remove what was built
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
