@@ -1,0 +1,348 @@
+"""The only writer of pipeline results: one transaction per commit, fenced by the epoch of the owner."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Engine, bindparam, delete, select, update
+
+from storage import folding, schema, text
+from storage.engine import reading
+from storage.results import ResultWriter
+from storage.rows import series_key
+from storage.schema import table
+from storage.types import Claim, Commit, Fenced, Fold, SeriesRow
+
+PARTITIONS, SERIES = table(schema.PartitionTable), table(schema.SeriesTable)
+SKETCHES, REJECTS = table(schema.WindowSketchTable), table(schema.RejectTable)
+SKETCH_HORIZONS = 2
+"""Sketches are kept this many revision horizons: amendments that wait for their window to close were
+decided at an earlier watermark, and a restart decides them again."""
+TOTALS = ("records", "accepted", "rejected", "late", "duplicates")
+ATTENDANCE_GAP_MS = 15_000
+"""Folding beside the commits that was away for longer cannot tell who stood still meanwhile."""
+
+_FENCE = (
+    update(PARTITIONS)
+    .where(
+        PARTITIONS.c.topic == bindparam("b_topic"),
+        PARTITIONS.c.partition == bindparam("b_partition"),
+        PARTITIONS.c.epoch == bindparam("b_epoch"),
+        PARTITIONS.c.next_offset.is_not_distinct_from(bindparam("b_old_next_offset")),
+        PARTITIONS.c.commit_token.is_distinct_from(bindparam("b_token")),
+    )
+    .values(
+        next_offset=bindparam("b_next_offset"),
+        restart_offset=bindparam("b_restart_offset"),
+        close_offset=bindparam("b_close_offset"),
+        watermark_ms=bindparam("b_watermark_ms"),
+        model_version=bindparam("b_model_version"),
+        commit_token=bindparam("b_token"),
+        updated_at_ms=bindparam("b_committed_at_ms"),
+        finished=False,
+        **{name: PARTITIONS.c[name] + bindparam(f"b_{name}") for name in TOTALS},
+    )
+    .returning(PARTITIONS.c.id, PARTITIONS.c.topic_id)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CommitResult:
+    repeated: bool  # True: the database held this commit already, its answer had been lost
+    folded: int  # alert transitions that became incident changes in this transaction
+
+
+class Ledger:
+    """Claims partitions and writes their commits; used from one thread.
+
+    `fold` is called inside the commit's transaction. `allowed_lateness_ms` is how far behind the watermark
+    a window may still close; `hold_s` is how long (wall time) a partition that nobody commits, claims or
+    touches holds back the incidents of the others. After `attend`, as long as `fold_pending` is called
+    regularly, only time in which this process could see the database counts: after an outage everybody gets
+    `hold_s` to come back. Database errors pass through as they are: see `engine.is_transient`.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        fold: Fold,
+        owner: str,
+        revision_horizon_ms: int,
+        reopen_ms: int,
+        allowed_lateness_ms: int = 0,
+        hold_s: float = 30.0,
+    ) -> None:
+        self.engine = engine
+        self.fold = fold
+        self.owner = text.clean(owner, schema.NAME_LENGTH)
+        self.revision_horizon_ms = revision_horizon_ms
+        self.reopen_ms = reopen_ms
+        self.allowed_lateness_ms = allowed_lateness_ms
+        self.hold_ms = int(hold_s * 1000)
+        self._results = ResultWriter(engine.dialect.name)
+        self._attending_since_ms: int | None = None
+        self._attended_at_ms = 0
+
+    # ------------------------------------------------------------------ owners
+
+    def claim(
+        self,
+        topic: str,
+        partition: int,
+        *,
+        topic_id: str | None = None,
+        leader_epoch: int | None = None,
+        partitions: int | None = None,
+        now_ms: int,
+    ) -> Claim:
+        """Become the owner: every commit of an earlier owner is refused from now on.
+
+        Where the topic was deleted and made anew (another `topic_id`), offsets start over; the watermark
+        and the series stay, so that records read a second time are late and not windows a second time.
+        Of a topic with `partitions` every one counts from now on, so that incidents wait for those whose
+        first owner is still to come.
+        """
+        numbers = {partition, *range(partitions or 0)}
+        with self.engine.begin() as connection:
+            here = (PARTITIONS.c.topic == topic) & (PARTITIONS.c.partition == partition)
+            connection.execute(
+                _insert_missing(connection),
+                [{"topic": topic, "partition": n, "updated_at_ms": now_ms} for n in sorted(numbers)],
+            )
+            stored = connection.execute(
+                update(PARTITIONS)
+                .where(here)
+                .values(epoch=PARTITIONS.c.epoch + 1, owner=self.owner, finished=False, updated_at_ms=now_ms)
+                .returning(*PARTITIONS.c)
+            ).one()
+            changed = None not in (topic_id, stored.topic_id) and topic_id != stored.topic_id
+            anew: dict[str, Any] = {"next_offset": None, "restart_offset": None, "close_offset": None}
+            values = {
+                "topic_id": topic_id if topic_id is not None else stored.topic_id,
+                "leader_epoch": leader_epoch if leader_epoch is not None else stored.leader_epoch,
+                **(anew if changed else {}),
+            }
+            connection.execute(update(PARTITIONS).where(here).values(values))
+            offsets = {name: values.get(name, getattr(stored, name)) for name in anew}
+            return Claim(
+                topic=topic,
+                partition=partition,
+                epoch=stored.epoch,
+                **offsets,
+                watermark_ms=stored.watermark_ms,
+                records=stored.records,
+                accepted=stored.accepted,
+                rejected=stored.rejected,
+                late=stored.late,
+                duplicates=stored.duplicates,
+                model_version=stored.model_version,
+                series=_live_series(connection, stored.id),
+                rejected_offsets=_rejected(
+                    connection,
+                    stored.id,
+                    values["topic_id"] or "",
+                    offsets["restart_offset"],
+                    offsets["next_offset"],
+                ),
+                topic_changed=changed,
+            )
+
+    def release(self, topic: str, partition: int, epoch: int) -> None:
+        """Give the partition back; nothing happens when a newer owner has it."""
+        with self.engine.begin() as connection:
+            connection.execute(update(PARTITIONS).where(_mine(topic, partition, epoch)).values(owner=None))
+
+    def touch(self, topic: str, partition: int, epoch: int, now_ms: int) -> None:
+        """The partition lags and is worked on: it holds incidents back for another `hold_s`."""
+        with self.engine.begin() as connection:
+            values = {"updated_at_ms": now_ms}
+            connection.execute(update(PARTITIONS).where(_mine(topic, partition, epoch)).values(values))
+
+    def finish(self, topic: str, partition: int, epoch: int, now_ms: int | None = None) -> int:
+        """All there is has been read and committed: until its next commit it holds nobody's incidents back.
+
+        Folds what was waiting for it; returns how many transitions. `now_ms` decides which other
+        partitions still move, by default the wall time of the newest commit.
+        """
+        with self.engine.begin() as connection:
+            found = connection.execute(
+                update(PARTITIONS)
+                .where(_mine(topic, partition, epoch))
+                .values(finished=True)
+                .returning(PARTITIONS.c.updated_at_ms)
+            ).first()
+            if found is None:
+                return 0
+            return self._fold(connection, now_ms if now_ms is not None else found.updated_at_ms)
+
+    # ------------------------------------------------------------------ commits
+
+    def commit(self, commit: Commit) -> CommitResult:
+        """Write everything of `commit`, or nothing.
+
+        Raises Fenced when the partition has a newer owner, IntegrityError for a window that exists
+        already, ValueError for a score that is no number, SeriesConflict for a series of two partitions.
+        A commit that is repeated because its answer was lost is recognised and written once.
+        """
+        token = _token(commit)
+        with self.engine.begin() as connection:
+            fence = connection.execute(_FENCE, _fence_values(commit, token)).first()
+            if fence is None:
+                self._already_written_or_fenced(connection, commit, token)
+                return CommitResult(repeated=True, folded=0)
+            if commit.topic_id is not None or commit.leader_epoch is not None:
+                values = {"topic_id": commit.topic_id, "leader_epoch": commit.leader_epoch}
+                connection.execute(
+                    update(PARTITIONS)
+                    .where(PARTITIONS.c.id == fence.id)
+                    .values({name: value for name, value in values.items() if value is not None})
+                )
+            topic_id = commit.topic_id or fence.topic_id or ""
+            series_ids = self._results.write(connection, commit, fence.id, topic_id)
+            if commit.watermark_ms is not None:
+                horizon_ms = commit.watermark_ms - SKETCH_HORIZONS * self.revision_horizon_ms
+                connection.execute(
+                    delete(SKETCHES).where(
+                        SKETCHES.c.partition_id == fence.id, SKETCHES.c.window_start_ms < horizon_ms
+                    )
+                )
+            folded = self._fold(connection, commit.committed_at_ms)
+        self._results.remember(fence.id, series_ids)
+        return CommitResult(repeated=False, folded=folded)
+
+    def fold_pending(self, now_ms: int) -> int:
+        """Fold transitions that waited for a partition which stands still; for idle times."""
+        if self._attending_since_ms is not None and now_ms - self._attended_at_ms > ATTENDANCE_GAP_MS:
+            self._attending_since_ms = now_ms
+        with self.engine.begin() as connection:
+            folded = self._fold(connection, now_ms)
+        self._attended_at_ms = now_ms
+        return folded
+
+    def attend(self, now_ms: int) -> None:
+        """From now on `fold_pending` is called every few seconds."""
+        self._attending_since_ms = self._attended_at_ms = now_ms
+
+    def _stale_before_ms(self, now_ms: int) -> int | None:
+        """A partition last seen before this holds nobody back; None = who stands still cannot be told."""
+        since_ms, at_ms = self._attending_since_ms, now_ms - self.hold_ms
+        if since_ms is None:
+            return at_ms
+        gone = now_ms - self._attended_at_ms > ATTENDANCE_GAP_MS
+        return None if gone or since_ms > at_ms else at_ms
+
+    def _fold(self, connection: Connection, now_ms: int) -> int:
+        up_to_ms = folding.passed_ms(connection, self._stale_before_ms(now_ms), self.allowed_lateness_ms)
+        return folding.fold_pending(connection, self.fold, up_to_ms, self.reopen_ms)
+
+    def _already_written_or_fenced(self, connection: Connection, commit: Commit, token: str) -> None:
+        stored = connection.execute(
+            select(PARTITIONS.c.epoch, PARTITIONS.c.next_offset, PARTITIONS.c.commit_token).where(
+                PARTITIONS.c.topic == commit.topic, PARTITIONS.c.partition == commit.partition
+            )
+        ).first()
+        where = f"{commit.topic}[{commit.partition}]"
+        if stored is None or stored.epoch != commit.epoch:
+            raise Fenced(f"{where}: epoch {commit.epoch} is not the newest")
+        if stored.commit_token != token:
+            fenced = Fenced(
+                f"{where}: the database stands at offset {stored.next_offset}, not {commit.old_next_offset}"
+            )
+            fenced.reclaim = True
+            raise fenced
+
+    # -------------------------------------------------------------------- reads
+
+    def load_sketch(self, series: str, window_start_ms: int) -> bytes | None:
+        """The aggregate of a stored window that late records may amend; None when it is too old."""
+        statement = (
+            select(SKETCHES.c.sketch)
+            .join(SERIES, SERIES.c.id == SKETCHES.c.series_id)
+            .where(SERIES.c.name == series_key(series), SKETCHES.c.window_start_ms == window_start_ms)
+        )
+        with reading(self.engine) as connection:
+            return connection.execute(statement).scalar()
+
+
+def _mine(topic: str, partition: int, epoch: int) -> Any:
+    return (
+        (PARTITIONS.c.topic == topic) & (PARTITIONS.c.partition == partition) & (PARTITIONS.c.epoch == epoch)
+    )
+
+
+def _insert_missing(connection: Connection) -> Any:
+    if connection.dialect.name == "postgresql":
+        from sqlalchemy.dialects.postgresql import insert as insert_
+    else:
+        from sqlalchemy.dialects.sqlite import insert as insert_  # type: ignore[assignment]
+    return insert_(PARTITIONS).on_conflict_do_nothing(index_elements=["topic", "partition"])
+
+
+def _live_series(connection: Connection, partition_id: int) -> list[SeriesRow]:
+    columns = (
+        SERIES.c.name.label("series"),
+        SERIES.c.model,
+        SERIES.c.endpoint,
+        SERIES.c.first_seen_ms,
+        SERIES.c.last_record_ms,
+        SERIES.c.window_state,
+        SERIES.c.detector_state,
+        SERIES.c.alert_state,
+    )
+    rows = connection.execute(
+        select(*columns).where(SERIES.c.partition_id == partition_id, SERIES.c.live.is_(True))
+    ).mappings()
+    return sorted((SeriesRow(**row) for row in rows), key=lambda r: r.series)
+
+
+def _rejected(
+    connection: Connection, partition_id: int, topic_id: str, first: int | None, end: int | None
+) -> frozenset[int]:
+    if first is None or end is None:
+        return frozenset()
+    statement = select(REJECTS.c.offset).where(
+        REJECTS.c.partition_id == partition_id,
+        REJECTS.c.offset >= first,
+        REJECTS.c.offset < end,
+        REJECTS.c.topic_id.in_(["", topic_id]),
+    )
+    return frozenset(connection.execute(statement).scalars())
+
+
+def _token(commit: Commit) -> str:
+    """Tells whether a stored commit is this one; equal for equal content, whenever it is tried."""
+    content = [
+        commit.epoch,
+        commit.old_next_offset,
+        commit.next_offset,
+        commit.restart_offset,
+        commit.close_offset,
+        commit.watermark_ms,
+        *(getattr(commit, name) for name in TOTALS),
+        [(batch.window_start_ms, len(batch.series)) for batch in commit.windows],
+        [(w.series, w.window_start_ms) for w in commit.revisions],
+        [(t.at_ms, t.kind, t.alert.alert_id) for t in commit.transitions],
+        commit.expired_series,
+        commit.model_version,
+    ]
+    return hashlib.sha256(repr(content).encode("utf-8", "replace")).hexdigest()
+
+
+def _fence_values(commit: Commit, token: str) -> dict[str, Any]:
+    names = (
+        "topic",
+        "partition",
+        "epoch",
+        "old_next_offset",
+        "next_offset",
+        "restart_offset",
+        "close_offset",
+        "watermark_ms",
+        "model_version",
+        "committed_at_ms",
+        *TOTALS,
+    )
+    return {**{f"b_{name}": getattr(commit, name) for name in names}, "b_token": token}

@@ -1,0 +1,15 @@
+"""Alembic's entry: runs on the connection, and inside the transaction, that `migrate` hands in."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from storage.schema import Base
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=Base.metadata,
+    render_as_batch=True,
+    transactional_ddl=True,
+)
+context.run_migrations()

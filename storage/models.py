@@ -1,0 +1,300 @@
+"""The registry of trained models: artefacts, decisions, one champion, and what training reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import Connection, Engine, Row, desc, func, select, update
+
+from storage import schema, text
+from storage.engine import reading
+from storage.schema import table
+from storage.types import ModelVersionRow
+
+MODELS, TRAININGS, FACTS = table(schema.ModelTable), table(schema.TrainingTable), table(schema.FactTable)
+SERIES, WINDOWS, ALERTS = table(schema.SeriesTable), table(schema.WindowTable), table(schema.AlertTable)
+LINKS, LABELS = table(schema.IncidentAlertTable), table(schema.IncidentLabelTable)
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesHistory:
+    """Windows of one series, oldest first."""
+
+    window_start_ms: npt.NDArray[np.int64]  # [n]
+    statistics: list[bytes]  # n blobs, as detectors.pack wrote them
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledInterval:
+    """A person's judgement on an alert; [start_ms, end_ms) covers its anomalous windows."""
+
+    series: str
+    start_ms: int
+    end_ms: int
+    label: str  # "true_positive" | "false_positive", the newest one of its incident
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSet:
+    series: dict[str, SeriesHistory]
+    excluded: dict[str, list[tuple[int, int]]]  # series -> [start_ms, end_ms) of alerts, not normal
+    labels: list[LabelledInterval]
+
+
+class ModelRegistry:
+    """Model versions; every decision is made once, however many daemons share the database."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    # ------------------------------------------------------------------ versions
+
+    def champion(self) -> str | None:
+        """The version in force; None = the prior that ships with the package."""
+        with reading(self.engine) as connection:
+            return connection.execute(select(MODELS.c.version).where(MODELS.c.status == "champion")).scalar()
+
+    def champion_trained_at_ms(self) -> int | None:
+        """Event time up to which the champion has learned; None = the prior."""
+        with reading(self.engine) as connection:
+            statement = select(MODELS.c.trained_at_ms).where(MODELS.c.status == "champion")
+            return connection.execute(statement).scalar()
+
+    def artifact(self, version: str) -> bytes | None:
+        """The artefact of a version; None for an unknown one, which the shipped prior is too."""
+        with reading(self.engine) as connection:
+            return connection.execute(select(MODELS.c.artifact).where(MODELS.c.version == version)).scalar()
+
+    def champion_artifact(self) -> bytes | None:
+        with reading(self.engine) as connection:
+            return connection.execute(select(MODELS.c.artifact).where(MODELS.c.status == "champion")).scalar()
+
+    def add(self, model: ModelVersionRow) -> bool:
+        """Register a trained model and decide its training: status "champion" promotes it, else it is kept.
+
+        Returns False, and changes nothing, when the training of this event time was decided before.
+        """
+        promoted = model.status == "champion"
+        outcome = "promoted" if promoted else "refused"
+        row = {
+            "version": model.version,
+            "detector": model.detector,
+            "trained_at_ms": model.trained_at_ms,
+            "status": "retired" if promoted else model.status,
+            "metrics": text.to_json(model.metrics),
+            "artifact": model.artifact,
+            "sha256": model.sha256,
+            "reason": text.clean(model.reason),
+        }
+        with self.engine.begin() as connection:
+            if not _decide(connection, model.trained_at_ms, outcome, model.reason, model.version):
+                return False
+            _insert_once(connection, MODELS, ["version"], row)
+            if promoted:
+                _promote(connection, model.version)
+        return True
+
+    def promote(self, version: str) -> bool:
+        """Make a version the champion; the one before is retired. False for an unknown version."""
+        with self.engine.begin() as connection:
+            _lock(connection)
+            return _promote(connection, version)
+
+    def refuse(self, version: str, reason: str) -> bool:
+        """Mark a version that is not the champion as refused."""
+        with self.engine.begin() as connection:
+            done = connection.execute(
+                update(MODELS)
+                .where(MODELS.c.version == version, MODELS.c.status != "champion")
+                .values(status="refused", reason=text.clean(reason))
+            )
+            return done.rowcount == 1
+
+    def rollback(self) -> str | None:
+        """Retire the champion and bring its predecessor back; None = the shipped prior is in force again."""
+        with self.engine.begin() as connection:
+            _lock(connection)
+            current = connection.execute(
+                select(MODELS.c.version, MODELS.c.promotion).where(MODELS.c.status == "champion")
+            ).first()
+            if current is None:
+                return None
+            _retire_champion(connection)
+            before = connection.execute(
+                select(MODELS.c.version)
+                .where(MODELS.c.promotion < current.promotion, MODELS.c.status == "retired")
+                .order_by(desc(MODELS.c.promotion))
+                .limit(1)
+            ).scalar()
+            if before is not None:
+                connection.execute(update(MODELS).where(MODELS.c.version == before).values(status="champion"))
+            return before
+
+    # ----------------------------------------------------------------- decisions
+
+    def is_decided(self, trained_at_ms: int) -> bool:
+        """True when the training of this event time has ended, in whatever way."""
+        with reading(self.engine) as connection:
+            statement = select(TRAININGS.c.trained_at_ms).where(TRAININGS.c.trained_at_ms == trained_at_ms)
+            return connection.execute(statement).first() is not None
+
+    def record_failure(self, trained_at_ms: int, reason: str) -> bool:
+        """The training of this event time failed, so the champion stays; False when it was decided before."""
+        with self.engine.begin() as connection:
+            return _decide(connection, trained_at_ms, "failed", reason, None)
+
+    # ------------------------------------------------------------------ training
+
+    def newest_window_end_ms(self) -> int | None:
+        """End of the newest stored window of any series."""
+        with reading(self.engine) as connection:
+            newest = connection.execute(
+                select(SERIES.c.id, SERIES.c.last_window_start_ms)
+                .where(SERIES.c.last_window_start_ms.is_not(None))
+                .order_by(desc(SERIES.c.last_window_start_ms))
+                .limit(1)
+            ).first()
+            if newest is None:
+                return None
+            return connection.execute(
+                select(WINDOWS.c.window_end_ms).where(
+                    WINDOWS.c.series_id == newest.id, WINDOWS.c.window_start_ms == newest.last_window_start_ms
+                )
+            ).scalar()
+
+    def training_set(self, *, since_ms: int, until_ms: int, max_windows: int) -> TrainingSet:
+        """Windows inside [since_ms, until_ms]: the newest of every series, `max_windows` altogether."""
+        with reading(self.engine) as connection:
+            ids = connection.execute(
+                select(SERIES.c.id, SERIES.c.name).where(SERIES.c.windows > 0).order_by(SERIES.c.name)
+            ).all()
+            counts = [self._count(connection, row.id, since_ms, until_ms) for row in ids]
+            quota = _fair_quota(counts, max_windows)
+            series: dict[str, SeriesHistory] = {}
+            for row, count in zip(ids, counts, strict=True):
+                if count:
+                    found = self._windows(connection, row.id, since_ms, until_ms, min(count, quota))
+                    series[row.name] = found
+            excluded, labels = self._judged(connection, since_ms, until_ms)
+        return TrainingSet(series, excluded, labels)
+
+    def _count(self, connection: Connection, series_id: int, since_ms: int, until_ms: int) -> int:
+        statement = select(func.count()).where(
+            WINDOWS.c.series_id == series_id,
+            WINDOWS.c.window_start_ms >= since_ms,
+            WINDOWS.c.window_end_ms <= until_ms,
+        )
+        return int(connection.execute(statement).scalar_one())
+
+    def _windows(
+        self, connection: Connection, series_id: int, since_ms: int, until_ms: int, limit: int
+    ) -> SeriesHistory:
+        statement = (
+            select(WINDOWS.c.window_start_ms, WINDOWS.c.statistics)
+            .where(
+                WINDOWS.c.series_id == series_id,
+                WINDOWS.c.window_start_ms >= since_ms,
+                WINDOWS.c.window_end_ms <= until_ms,
+            )
+            .order_by(desc(WINDOWS.c.window_start_ms))
+            .limit(limit)
+        )
+        rows = [row for row in connection.execute(statement) if row.statistics is not None][::-1]
+        starts = np.array([row.window_start_ms for row in rows], dtype=np.int64)
+        return SeriesHistory(starts, [row.statistics for row in rows])
+
+    def _judged(
+        self, connection: Connection, since_ms: int, until_ms: int
+    ) -> tuple[dict[str, list[tuple[int, int]]], list[LabelledInterval]]:
+        """Intervals of alerts that fired by `until_ms`, and what people said of them."""
+        newest_label = (
+            select(LABELS.c.label)
+            .where(LABELS.c.incident_id == LINKS.c.incident_id)
+            .order_by(desc(LABELS.c.id))
+            .limit(1)
+            .scalar_subquery()
+        )
+        rows: list[Row[Any]] = list(
+            connection.execute(
+                select(
+                    ALERTS.c.series,
+                    ALERTS.c.window_start_ms,
+                    ALERTS.c.window_end_ms,
+                    newest_label.label("label"),
+                )
+                .outerjoin(LINKS, LINKS.c.alert_id == ALERTS.c.alert_id)
+                .where(
+                    ALERTS.c.status != "withdrawn",
+                    ALERTS.c.window_end_ms > since_ms,
+                    ALERTS.c.fired_at_ms <= until_ms,
+                )
+                .order_by(ALERTS.c.series, ALERTS.c.window_start_ms, ALERTS.c.alert_id)
+            )
+        )
+        excluded: dict[str, list[tuple[int, int]]] = {}
+        labels = []
+        for row in rows:
+            if row.label in ("true_positive", "false_positive"):
+                labels.append(LabelledInterval(row.series, row.window_start_ms, row.window_end_ms, row.label))
+            if row.label != "false_positive":
+                end_ms = min(row.window_end_ms, until_ms)
+                excluded.setdefault(row.series, []).append((row.window_start_ms, end_ms))
+        return excluded, labels
+
+
+def _fair_quota(counts: list[int], total: int) -> int:
+    """The largest number per series whose sum over all series stays within `total`, at least 1."""
+    left, waiting = total, sorted(counts)
+    for i, count in enumerate(waiting):
+        share = left // (len(waiting) - i)
+        if count > share:
+            return max(share, 1)
+        left -= count
+    return max(waiting, default=1)
+
+
+def _insert_once(connection: Connection, target: Any, keys: list[str], row: dict[str, Any]) -> bool:
+    """True when the row is new."""
+    if connection.dialect.name == "postgresql":
+        from sqlalchemy.dialects.postgresql import insert
+    else:
+        from sqlalchemy.dialects.sqlite import insert  # type: ignore[assignment]
+    statement = insert(target).on_conflict_do_nothing(index_elements=keys).returning(target.c[keys[0]])
+    return connection.execute(statement, row).first() is not None
+
+
+def _decide(
+    connection: Connection, trained_at_ms: int, outcome: str, reason: str, version: str | None
+) -> bool:
+    row = {
+        "trained_at_ms": trained_at_ms,
+        "version": version,
+        "outcome": outcome,
+        "reason": text.clean(reason),
+    }
+    return _insert_once(connection, TRAININGS, ["trained_at_ms"], row)
+
+
+def _lock(connection: Connection) -> None:
+    """One change of the champion at a time."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("LOCK TABLE models IN SHARE ROW EXCLUSIVE MODE")
+
+
+def _retire_champion(connection: Connection) -> None:
+    connection.execute(update(MODELS).where(MODELS.c.status == "champion").values(status="retired"))
+
+
+def _promote(connection: Connection, version: str) -> bool:
+    _lock(connection)
+    if connection.execute(select(MODELS.c.version).where(MODELS.c.version == version)).first() is None:
+        return False
+    newest = connection.execute(select(func.max(MODELS.c.promotion))).scalar() or 0
+    _retire_champion(connection)
+    connection.execute(
+        update(MODELS).where(MODELS.c.version == version).values(status="champion", promotion=newest + 1)
+    )
+    return True

@@ -1,0 +1,198 @@
+"""What people do to incidents: each action is one transaction that leaves an event with who, when and why."""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Engine, insert, select, update
+
+from storage import folding, schema, text
+from storage.rows import to_incident
+from storage.schema import table
+from storage.types import (
+    IncidentChanges,
+    IncidentEventRow,
+    IncidentRow,
+    OutboxRow,
+    SilenceRow,
+    UnknownIncident,
+)
+
+INCIDENTS, SILENCES = table(schema.IncidentTable), table(schema.SilenceTable)
+MAX_NOTE = 8_000
+
+
+def _nobody(incident: IncidentRow, event: IncidentEventRow) -> list[OutboxRow]:
+    return []
+
+
+@dataclass(frozen=True, slots=True)
+class People:
+    """Actions of people; `notify` says which channels hear of one. Times are wall time.
+
+    Every method raises UnknownIncident for an id that does not exist, and returns the incident after it.
+    Waits for a fold in progress, so that a person and the pipeline never overwrite each other.
+    """
+
+    engine: Engine
+    notify: Callable[[IncidentRow, IncidentEventRow], list[OutboxRow]] = _nobody
+
+    def acknowledge(self, incident_id: str, *, by: str, now_ms: int, reason: str = "") -> IncidentRow:
+        """Somebody looks after it; changes nothing when it is acknowledged or resolved already."""
+        return self._change(
+            incident_id,
+            "acknowledged",
+            by,
+            now_ms,
+            reason,
+            lambda i: (
+                dataclasses.replace(i, status="acknowledged", acknowledged_at_ms=now_ms)
+                if i.status == "open"
+                else None
+            ),
+        )
+
+    def resolve(self, incident_id: str, *, by: str, now_ms: int, reason: str = "") -> IncidentRow:
+        """Over, by a person's word; changes nothing when it is resolved already.
+
+        The end is put in event time, at the newest firing but not before the opening, so that reopening
+        and replays see one clock.
+        """
+        return self._change(
+            incident_id,
+            "resolved",
+            by,
+            now_ms,
+            reason,
+            lambda i: (
+                dataclasses.replace(
+                    i,
+                    status="resolved",
+                    resolution="by_person",
+                    resolved_at_ms=max(i.last_fired_at_ms, i.opened_at_ms),
+                    firing=[],
+                )
+                if i.status != "resolved"
+                else None
+            ),
+        )
+
+    def label(self, incident_id: str, label: str, *, by: str, now_ms: int, comment: str = "") -> IncidentRow:
+        """Say what it was ("true_positive", "false_positive", or a word of one's own); the newest counts."""
+        row = {
+            "label": text.clean(label, 200),
+            "author": text.clean(by, 200),
+            "comment": text.clean(comment, MAX_NOTE),
+        }
+
+        def write(connection: Connection) -> None:
+            values = {"incident_id": incident_id, "at_ms": now_ms, **row}
+            connection.execute(insert(table(schema.IncidentLabelTable)), values)
+
+        return self._remark(incident_id, "labelled", by, now_ms, comment, {"label": row["label"]}, write)
+
+    def note(self, incident_id: str, note: str, *, by: str, now_ms: int) -> IncidentRow:
+        row = {"note": text.clean(note, MAX_NOTE), "author": text.clean(by, 200)}
+
+        def write(connection: Connection) -> None:
+            values = {"incident_id": incident_id, "at_ms": now_ms, **row}
+            connection.execute(insert(table(schema.IncidentNoteTable)), values)
+
+        return self._remark(incident_id, "noted", by, now_ms, row["note"], {}, write)
+
+    def silence(
+        self,
+        matchers: dict[str, str],
+        *,
+        starts_at_ms: int,
+        ends_at_ms: int,
+        by: str,
+        now_ms: int,
+        comment: str = "",
+    ) -> SilenceRow:
+        """Keep notifications of matching alerts quiet in [starts_at_ms, ends_at_ms), event time.
+
+        Raises ValueError without a matcher or for an end that is not behind the start.
+        """
+        if not matchers or ends_at_ms <= starts_at_ms:
+            raise ValueError("a silence needs a matcher, and an end behind its start")
+        silence = SilenceRow(
+            silence_id=str(uuid.uuid4()),
+            matchers={text.clean(k, 64): text.clean(v, 512) for k, v in matchers.items()},
+            starts_at_ms=starts_at_ms,
+            ends_at_ms=ends_at_ms,
+            created_by=text.clean(by, 200),
+            comment=text.clean(comment, MAX_NOTE),
+        )
+        values = {**dataclasses.asdict(silence), "matchers": text.to_json(silence.matchers)}
+        with self.engine.begin() as connection:
+            folding.lock_incidents(connection)
+            connection.execute(insert(SILENCES), {**values, "created_at_ms": now_ms})
+        return silence
+
+    def end_silence(self, silence_id: str, at_ms: int) -> bool:
+        """Let a silence end at `at_ms`; False when it is unknown or ends earlier anyway."""
+        with self.engine.begin() as connection:
+            folding.lock_incidents(connection)
+            done = connection.execute(
+                update(SILENCES)
+                .where(SILENCES.c.silence_id == silence_id, SILENCES.c.ends_at_ms > at_ms)
+                .values(ends_at_ms=at_ms)
+            )
+            return done.rowcount == 1
+
+    def _remark(
+        self,
+        incident_id: str,
+        kind: str,
+        by: str,
+        now_ms: int,
+        reason: str,
+        detail: dict[str, Any],
+        write: Callable[[Connection], None],
+    ) -> IncidentRow:
+        return self._change(incident_id, kind, by, now_ms, reason, lambda i: i, detail, write)
+
+    def _change(
+        self,
+        incident_id: str,
+        kind: str,
+        by: str,
+        now_ms: int,
+        reason: str,
+        decide: Callable[[IncidentRow], IncidentRow | None],
+        detail: dict[str, Any] | None = None,
+        write: Callable[[Connection], None] | None = None,
+    ) -> IncidentRow:
+        with self.engine.begin() as connection:
+            folding.lock_incidents(connection)
+            row = (
+                connection.execute(select(INCIDENTS).where(INCIDENTS.c.incident_id == incident_id))
+                .mappings()
+                .first()
+            )
+            if row is None:
+                raise UnknownIncident(f"no incident {incident_id!r}")
+            before = to_incident(row)
+            after = decide(before)
+            if after is None:
+                return before
+            after = dataclasses.replace(after, revision=before.revision + 1)
+            event = IncidentEventRow(
+                incident_id,
+                after.revision,
+                now_ms,
+                kind,
+                text.clean(by, 200),
+                text.clean(reason),
+                detail or {},
+            )
+            outbox = self.notify(after, event)
+            folding.write_changes(connection, IncidentChanges([after], [event], [], outbox))
+            if write is not None:
+                write(connection)
+            return after

@@ -1,0 +1,87 @@
+"""Deletes what is older than the settings keep, in small transactions so that no commit waits long."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Engine, Table, delete, func, select
+
+from storage import schema
+from storage.engine import reading
+from storage.schema import table
+
+SERIES, WINDOWS = table(schema.SeriesTable), table(schema.WindowTable)
+REVISIONS, SKETCHES = table(schema.WindowRevisionTable), table(schema.WindowSketchTable)
+REJECTS, DELIVERIES = table(schema.RejectTable), table(schema.DeliveryTable)
+TRANSITIONS = table(schema.TransitionTable)
+DAY_MS = 86_400_000
+CHUNK_ROWS, CHUNK_SERIES = 2_000, 50
+
+
+def purge(
+    engine: Engine,
+    *,
+    now_ms: int,
+    keep_windows_ms: int,
+    keep_rejected_ms: int,
+    keep_deliveries_ms: int = 90 * DAY_MS,
+) -> dict[str, int]:
+    """Returns how many rows of each kind were deleted.
+
+    The age of windows counts in event time, from the newest window: a log of last year stays readable
+    after its replay. Rejected records and finished deliveries count in wall time. Incidents, alerts,
+    labels and models are kept for good.
+    """
+    with reading(engine) as connection:
+        newest_ms = connection.execute(select(func.max(SERIES.c.last_window_start_ms))).scalar()
+        series_ids = list(connection.execute(select(SERIES.c.id).order_by(SERIES.c.id)).scalars())
+    done = dict.fromkeys(("windows", "window_revisions", "window_sketches"), 0)
+    if newest_ms is not None:
+        before_ms = min(newest_ms, now_ms) - keep_windows_ms
+        for target, name in (
+            (WINDOWS, "windows"),
+            (REVISIONS, "window_revisions"),
+            (SKETCHES, "window_sketches"),
+        ):
+            for start in range(0, len(series_ids), CHUNK_SERIES):
+                done[name] += _purge_series(
+                    engine, target, series_ids[start : start + CHUNK_SERIES], before_ms
+                )
+        steps = TRANSITIONS.c.folded.is_(True) & (TRANSITIONS.c.at_ms < before_ms)
+        done["alert_transitions"] = _purge_where(engine, TRANSITIONS, TRANSITIONS.c.id, steps)
+    old_rejects = REJECTS.c.received_at_ms < now_ms - keep_rejected_ms
+    done["rejected"] = _purge_where(engine, REJECTS, REJECTS.c.id, old_rejects)
+    old_deliveries = DELIVERIES.c.finished_at_ms < now_ms - keep_deliveries_ms
+    done["deliveries"] = _purge_where(engine, DELIVERIES, DELIVERIES.c.delivery_id, old_deliveries)
+    return done
+
+
+def _purge_series(engine: Engine, target: Table, series_ids: list[int], before_ms: int) -> int:
+    """Delete windows of these series that start before `before_ms`."""
+    total = 0
+    old = target.c.series_id.in_(series_ids) & (target.c.window_start_ms < before_ms)
+    while True:
+        with reading(engine) as connection:
+            limit_ms = connection.execute(
+                select(target.c.window_start_ms)
+                .where(old)
+                .order_by(target.c.window_start_ms)
+                .offset(CHUNK_ROWS - 1)
+                .limit(1)
+            ).scalar()
+        part = old if limit_ms is None else old & (target.c.window_start_ms <= limit_ms)
+        with engine.begin() as connection:
+            total += connection.execute(delete(target).where(part)).rowcount
+        if limit_ms is None:
+            return total
+
+
+def _purge_where(engine: Engine, target: Table, key: Any, condition: Any) -> int:
+    total = 0
+    while True:
+        with engine.begin() as connection:
+            some = select(key).where(condition).limit(CHUNK_ROWS)
+            deleted = connection.execute(delete(target).where(key.in_(some))).rowcount
+        total += deleted
+        if deleted < CHUNK_ROWS:
+            return total
