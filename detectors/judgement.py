@@ -1,0 +1,110 @@
+"""How two ensembles compare on a held-out part of a training course, and what a challenger's alarms mean."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from detectors.calibration import INPUTS, Calibration
+from detectors.types import Bool, Float32, Float64
+
+if TYPE_CHECKING:
+    from detectors.ensemble import Ensemble
+    from detectors.training import Course, Scored
+
+Labels = np.ndarray[Any, np.dtype[np.int8]]
+
+_NEW_LSTM_WEIGHTS = np.linspace(0.0, 0.6, 7)
+_CLEAN_SHARE = 0.001  # normal windows that may lie above the threshold in a comparison
+_GAIN_NEEDED = 0.002  # of average precision
+_LOSS_ALLOWED = 0.02  # of recall
+_LEVEL = 0.99
+_EVIDENCE_WINDOWS = 5_000  # normal windows after which the user's own level counts as much as the prior's
+
+
+def average_precision(score: Float64, positive: Bool) -> float:
+    """Area under precision and recall, by steps; NaN without a positive."""
+    if not positive.any():
+        return float("nan")
+    order = np.argsort(-score, kind="stable")
+    hits = positive[order]
+    precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+    return float(precision[hits].mean())
+
+
+def weigh(inputs: Float32, label: Labels, present: Bool, challenger: Ensemble) -> Float64:
+    """Weights of the inputs [len(INPUTS)]: the prior's for the GBDT, the best found for the LSTM.
+
+    The LSTM's weight is the one that gives the best average precision on windows neither was fitted to;
+    of equals the smallest.
+    """
+    weights = np.array(challenger.calibration.weights)
+    if challenger.lstm is None:
+        weights[-2:] = 0.0
+        return weights
+    use = present & (label >= 0)
+    x, positive = inputs[use].astype(float), label[use] == 1
+    best, chosen = -1.0, weights
+    for share in _NEW_LSTM_WEIGHTS:
+        tried = weights.copy()
+        tried[-2:] = 0.0
+        tried[INPUTS.index("lstm_3")] = share
+        found = average_precision(x @ tried, positive)
+        if found > best + 1e-4:
+            best, chosen = found, tried
+    return chosen
+
+
+def recalibrate(
+    old: Calibration,
+    weights: Float64,
+    after: Scored,
+    before: Scored,
+    course: Course,
+    champion: Ensemble,
+    part: slice,
+) -> Calibration:  # fmt: skip
+    """The champion's calibration moved to the challenger's scores.
+
+    The table of rare levels is kept, since a user's history is too short for it; where it begins moves by
+    as much as a high quantile of normal windows moved, the more the more windows there are.
+    """
+    normal = (course.present & (course.label == 0) & course.real[None, :])[part]
+    normal[:60] &= part.start > 0
+    if not normal.any():
+        return Calibration(tuple(weights), old.daily, old.levels, old.events_per_week, old.survival)
+    own = after.inputs[part][normal].astype(float) @ weights
+    prior = before.inputs[part][normal].astype(float) @ np.array(champion.calibration.weights)
+    moved = float(np.quantile(own, _LEVEL) - np.quantile(prior, _LEVEL))
+    trust = normal.sum() / (normal.sum() + _EVIDENCE_WINDOWS)
+    shift = moved if moved > 0 else moved * trust
+    return Calibration(
+        tuple(map(float, weights)), old.daily + shift, old.levels, old.events_per_week, old.survival
+    )
+
+
+def compare(
+    course: Course, before: Float32, after: Float32, champion: Ensemble, challenger: Ensemble, part: slice
+) -> tuple[dict[str, Any], bool, str]:
+    """Figures of both on the windows `part`, whether the challenger is better, and why (not)."""
+    label, present, event = course.label[part], course.present[part], course.event[part]
+    figures: dict[str, Any] = {}
+    for name, inputs, ensemble in (("champion", before, champion), ("challenger", after, challenger)):
+        total = inputs.astype(float) @ np.array(ensemble.calibration.weights)
+        normal, use = present & (label == 0), present & (label >= 0)
+        level = float(np.quantile(total[normal], 1 - _CLEAN_SHARE))
+        found = np.unique(event[(total > level) & (event >= 0) & present])
+        faults = np.unique(event[(event >= 0) & (label == 1) & present])
+        figures[f"{name}_average_precision"] = average_precision(total[use], label[use] == 1)
+        figures[f"{name}_recall"] = float(np.isin(faults, found).mean()) if len(faults) else float("nan")
+        figures["held_out_faults"] = len(faults)
+    if not figures["held_out_faults"]:
+        return figures, False, "no held-out fault to compare on"
+    gain = figures["challenger_average_precision"] - figures["champion_average_precision"]
+    loss = figures["champion_recall"] - figures["challenger_recall"]
+    if gain < _GAIN_NEEDED:
+        return figures, False, f"average precision on held-out faults changes by {gain:+.3f}"
+    if loss > _LOSS_ALLOWED:
+        return figures, False, f"recall of held-out faults falls by {loss:.3f}"
+    return figures, True, f"average precision on held-out faults changes by {gain:+.3f}"

@@ -1,0 +1,39 @@
+"""Statistics of one window <-> bytes, as the database keeps them for training."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+
+from detectors.types import STATISTICS, Float64
+
+_HEADER = struct.Struct("<BH")  # format version, number of statistics
+_VERSION = 1
+
+
+def pack_rows(values: Float64, counts: Float64) -> list[bytes]:
+    """values, counts: [m, len(STATISTICS)] -> one blob per window, about 8 bytes per statistic (float32)."""
+    header = _HEADER.pack(_VERSION, values.shape[1])
+    both = np.concatenate([values, counts], axis=1).astype("<f4")
+    return [header + row.tobytes() for row in both]
+
+
+def unpack(blobs: list[bytes]) -> tuple[Float64, Float64]:
+    """Packed windows -> values, counts: [n, len(STATISTICS)].
+
+    Statistics that were added after a blob was written are NaN with count 0.
+    Raises ValueError for bytes of another format.
+    """
+    width = len(STATISTICS)
+    values = np.full((len(blobs), width), np.nan)
+    counts = np.zeros((len(blobs), width))
+    for i, blob in enumerate(blobs):
+        version, stored = _HEADER.unpack_from(blob)
+        if version != _VERSION or len(blob) != _HEADER.size + 8 * stored:
+            raise ValueError(f"statistics of format {version} with {len(blob)} bytes")
+        both = np.frombuffer(blob, "<f4", offset=_HEADER.size)
+        known = min(stored, width)
+        values[i, :known] = both[:known]
+        counts[i, :known] = both[stored : stored + known]
+    return values, counts

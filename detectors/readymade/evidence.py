@@ -1,0 +1,115 @@
+"""Errors of many metrics -> one number per window; numbers over time -> score and alarm. All causal."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from detectors.types import Bool, Float64
+
+_ERROR_LIMIT = 30.0
+
+
+@njit(cache=True)
+def running_mean(values: Float64, span: float) -> Float64:
+    """Exponentially weighted mean of rows so far, [n, C]; weights start out normalised (no cold start)."""
+    out = np.empty_like(values)
+    keep = 1.0 - 2.0 / (span + 1.0)
+    total, weight = np.zeros(values.shape[1]), 0.0
+    for i in range(len(values)):
+        weight = weight * keep + 1.0
+        for j in range(values.shape[1]):
+            total[j] = total[j] * keep + values[i, j]
+            out[i, j] = total[j] / weight
+    return out
+
+
+def smooth(evidence: Float64, span: float) -> Float64:
+    """The same for one stream, [n]."""
+    out: Float64 = running_mean(evidence[:, None], span)[:, 0]
+    return out
+
+
+def robust_errors(errors: Float64, rows: int) -> Float64:
+    """|errors| [n, C] in units of what is usual in the first `rows` rows, at most 30."""
+    size = np.abs(errors)
+    usual = np.maximum(1.5 * np.median(size[:rows], axis=0), 0.3 * _root_mean_square(size[:rows])) + 1e-3
+    return np.minimum(size / usual, _ERROR_LIMIT)
+
+
+def spread_errors(errors: Float64, rows: int) -> Float64:
+    """|errors| [n, C] of metrics in [0, 1], in units of their root mean square plus 0.02, at most 30."""
+    size = np.abs(errors)
+    return np.minimum(size / (_root_mean_square(size[:rows]) + 0.02), _ERROR_LIMIT)
+
+
+def _root_mean_square(size: Float64) -> Float64:
+    out: Float64 = np.sqrt(np.mean(size**2, axis=0))
+    return out
+
+
+def many(errors: Float64) -> Float64:
+    """[n, C] -> [n]: rises when many metrics are a little off."""
+    out: Float64 = np.log1p(errors.mean(axis=1))
+    return out
+
+
+def few(errors: Float64) -> Float64:
+    """[n, C] -> [n]: rises when a few metrics are far off."""
+    out: Float64 = np.log1p((errors**2).mean(axis=1))
+    return out
+
+
+def centred(stream: Float64, rows: int) -> Float64:
+    """Robust z of a stream, [n], by the median and quartiles of the first `rows` rows."""
+    low, middle, high = np.quantile(stream[:rows], [0.25, 0.5, 0.75])
+    out: Float64 = (stream - middle) / (high - low + 1e-9)
+    return out
+
+
+def sharpened(z: Float64, power: float) -> Float64:
+    """Sign-keeping power: a power above 1 lets one strong witness outweigh several indifferent ones."""
+    out: Float64 = np.sign(z) * np.abs(z) ** power
+    return out
+
+
+def excess(evidence: Float64, rows: int, refresh: int = 200) -> Float64:
+    """How far each value lies above the 98 % quantile of the `rows` values before it, [n].
+
+    The unit is the mean excess over that quantile, so that for an exponential tail a value of x is
+    reached by 2 % * exp(-x) of normal windows. The quantile follows drift: it is taken anew every
+    `refresh` rows from the latest `rows` values; the first `rows` are measured against themselves.
+    """
+    out = np.empty_like(evidence)
+    for start in (0, *range(rows, len(evidence), refresh)):
+        end = rows if start == 0 else min(start + refresh, len(evidence))
+        past = evidence[:rows] if start == 0 else evidence[start - rows : start]
+        edge = np.quantile(past, 0.98)
+        over = past[past > edge] - edge
+        unit = max(float(over.mean()) if len(over) else 0.0, 1e-9)
+        out[start:end] = (evidence[start:end] - edge) / unit
+    return out
+
+
+@njit(cache=True)
+def held_alarm(excess_over: Float64, fire: float, calm: float, hold: int, at_most: int) -> Bool:
+    """On at `fire`; off after `hold` rows in a row below `calm` or `at_most` rows without a new fire."""
+    out = np.zeros(len(excess_over), np.bool_)
+    on, quiet, age = False, 0, 0
+    for i in range(len(excess_over)):
+        if excess_over[i] >= fire:
+            on, quiet, age = True, 0, 0
+        elif on:
+            quiet = 0 if excess_over[i] >= calm else quiet + 1
+            age += 1
+            if quiet > hold or age > at_most:
+                on = False
+        out[i] = on
+    return out
+
+
+def fire_level(rows_per_1000: float) -> float:
+    """The `excess` that `rows_per_1000` of 1,000 normal rows reach; at most 20."""
+    return math.log(0.02 * 1_000 / rows_per_1000)

@@ -1,0 +1,134 @@
+"""Ready-made windows of many metrics (a server's, say): fitted once without labels, then scored causally.
+
+Two forecasters (trees and LSTM) say how surprising a row is given the rows before; two static views say
+how far it lies from the training rows at all. The views fail on different files, so their robustly
+centred logarithms are added up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from detectors.lstm import LstmOptions, LstmSequence
+from detectors.readymade import evidence as ev
+from detectors.readymade.forecast import TreeForecaster
+from detectors.types import Bool, Float64
+
+
+@dataclass(frozen=True, slots=True)
+class MultivariateOptions:
+    """One fixed configuration for all files; chosen on half of the labelled files."""
+
+    lstm: LstmOptions = field(default_factory=lambda: LstmOptions(hidden=64, noise_std=0.05, jitter_std=0.1))
+    power: float = 2.0  # of the robust z of each witness
+    score_span: float = 15.0  # rows of smoothing of the reported score
+    alarm_span: float = 2.0  # rows of smoothing of the evidence that the alarm sees
+    alarm_rows_per_1000: float = 7.0  # rows over the threshold per 1,000, were all normal and alike
+    hold: int = 20  # calm rows that end an alarm
+    hold_at_most: int = 60  # rows without a new crossing that end it too
+    seed: int = 7
+
+
+WEIGHTS = {
+    "lstm_many": 1.0,
+    "lstm_few": 1.0,
+    "lstm_relative": 1.0,
+    "trees_many": 1.0,
+    "trees_few": 1.0,
+    "level": 0.7,
+    "shape": 0.7,
+}
+"""What each witness counts: forecasters fully, distances from the training rows less (they drift)."""
+
+
+def score_windows(
+    values: Float64, train_rows: int, options: MultivariateOptions | None = None
+) -> tuple[Float64, Bool]:
+    """values: [n, C], rows in time order, NaN = missing; the first `train_rows` are for fitting.
+
+    Returns score in [0, 1] and alarm, one entry per row behind the training rows; entry i depends on
+    nothing after its row. Raises ValueError with fewer than 50 rows to fit on or no metric.
+    """
+    options = options or MultivariateOptions()
+    if train_rows < 50 or values.shape[1] == 0:
+        raise ValueError(f"{train_rows} training rows of {values.shape[1]} metrics are too few")
+    scaled = _unit_range(values, train_rows)
+    known = np.isfinite(scaled)
+    filled = _filled(scaled, train_rows)
+    streams = _lstm_streams(filled, known, train_rows, options)
+    streams |= _tree_streams(filled, train_rows, options.seed)
+    streams |= _static_streams(filled, train_rows)
+    fused = np.zeros(len(values))
+    for name, weight in WEIGHTS.items():
+        fused += weight * ev.sharpened(ev.centred(streams[name], train_rows), options.power)
+    smoothed = ev.smooth(fused, options.score_span)
+    unit = max(float(np.quantile(smoothed[:train_rows], 0.99)), 1e-6)
+    positive = np.logaddexp(0.0, smoothed / unit)  # > 0, the identity for large values
+    over = ev.excess(ev.smooth(fused, options.alarm_span), train_rows)
+    fire = ev.fire_level(options.alarm_rows_per_1000)
+    alarm = ev.held_alarm(over, fire, 0.5 * fire - 1.0, options.hold, options.hold_at_most)
+    return (positive / (positive + 4.0))[train_rows:], alarm[train_rows:]
+
+
+def _unit_range(values: Float64, rows: int) -> Float64:
+    """Metrics of any unit -> about [0, 1] by their training range."""
+    out = np.array(values, dtype=float)
+    out[~np.isfinite(out)] = np.nan
+    for j in range(out.shape[1]):
+        known = out[:rows, j][np.isfinite(out[:rows, j])]
+        low, high = (known.min(), known.max()) if len(known) else (0.0, 1.0)
+        if low < -1e-9 or high > 1.0 + 1e-9:
+            out[:, j] = (out[:, j] - low) / (high - low if high > low else 1.0)
+    return out
+
+
+def _filled(values: Float64, rows: int) -> Float64:
+    """Missing -> the last value seen, at the start the training median."""
+    out = values.copy()
+    for j in range(out.shape[1]):
+        known = np.isfinite(out[:, j])
+        if known.all():
+            continue
+        start = np.median(out[:rows, j][known[:rows]]) if known[:rows].any() else 0.0
+        newest = np.maximum.accumulate(np.where(known, np.arange(len(out)), -1))
+        out[:, j] = np.where(newest >= 0, out[np.maximum(newest, 0), j], start)
+    return out
+
+
+def _lstm_streams(
+    values: Float64, known: Bool, rows: int, options: MultivariateOptions
+) -> dict[str, Float64]:
+    from detectors.lstm_train import train_lstm
+
+    low, middle, high = np.quantile(values[:rows], [0.25, 0.5, 0.75], axis=0)
+    unit = np.maximum((high - low) / 1.349, 0.1 * values[:rows].std(axis=0))
+    z = np.clip((values - middle) / np.maximum(unit, 1e-3), -8.0, 8.0).astype(np.float32)
+    none = np.zeros((len(values), 0), np.float32)
+    model, _ = train_lstm([LstmSequence(z[:rows], known[:rows], none[:rows])], options.lstm, options.seed)
+    trace = model.sequence(z, known, none)
+    absolute = ev.robust_errors(np.where(known, z - trace.mean, 0.0).astype(float), rows)
+    relative = ev.robust_errors(trace.residual.astype(float), rows)
+    return {"lstm_many": ev.many(absolute), "lstm_few": ev.few(absolute), "lstm_relative": ev.few(relative)}
+
+
+def _tree_streams(values: Float64, rows: int, seed: int) -> dict[str, Float64]:
+    errors = TreeForecaster.fit(values[:rows], seed).errors(values)
+    return {
+        "trees_many": ev.many(ev.robust_errors(errors, rows)),
+        "trees_few": ev.few(ev.spread_errors(errors, rows)),
+    }
+
+
+def _static_streams(values: Float64, rows: int) -> dict[str, Float64]:
+    """Distance from the training mean, and Mahalanobis distance of the row with its means of 10 and 100."""
+    train = values[:rows]
+    z = np.clip((values - train.mean(axis=0)) / (train.std(axis=0) + 0.02), -20.0, 20.0)
+    joined = np.hstack([z, ev.running_mean(z, 10.0), ev.running_mean(z, 100.0)])
+    variances, axes = np.linalg.eigh(np.cov(joined[:rows].T))
+    turned = (joined - joined[:rows].mean(axis=0)) @ axes
+    return {
+        "level": np.log1p((z**2).mean(axis=1)),
+        "shape": np.log1p((turned**2 / (np.maximum(variances, 0.0) + 0.1)).sum(axis=1)),
+    }

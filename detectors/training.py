@@ -1,0 +1,295 @@
+"""Train on a user's own windows: faults injected into them, the prior's trees carried on, champion or not.
+
+The rows to learn from come out of the very code that serves, run over the history and over copies of it with
+faults in them. Time splits every series: the first part trains, the second weighs the two detectors against
+each other, the last one compares challenger and champion on faults that neither saw.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from detectors import artifacts, faults, gbdt, judgement
+from detectors.baseline import horizons
+from detectors.calibration import INPUTS
+from detectors.channels import N_CHANNELS
+from detectors.ensemble import Ensemble, Evidence, lstm_input
+from detectors.features import N_FEATURES
+from detectors.lstm import LstmModel, LstmOptions, LstmSequence
+from detectors.types import STATISTICS, Bool, Float32, Float64, Int64, WindowBatch
+
+FIT_UNTIL, WEIGH_UNTIL = 0.65, 0.8  # shares of the history
+_WARM_WINDOWS = 60
+_MIN_WINDOWS = 600
+_ROUNDS = 80
+_NORMAL_SHARE = 0.25
+_WINDOWS_PER_FAULT = 16
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SeriesHistory:
+    """The stored windows of one series in ascending order; gaps are allowed."""
+
+    window_start_ms: Int64  # [T]
+    values: Float64  # [T, len(STATISTICS)]
+    counts: Float64  # [T, len(STATISTICS)]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """What came out: the ensemble to serve from now on if `promoted`, the challenger's bytes either way."""
+
+    ensemble: Ensemble
+    artifact: bytes
+    metrics: dict[str, Any]
+    promoted: bool
+    reason: str
+
+
+@dataclass(slots=True)
+class Course:
+    """n series, real ones and copies with faults, on one time axis of T windows."""
+
+    start_ms: Int64  # [T]
+    values: Float32  # [T, n, statistics]
+    counts: Float32
+    present: Bool  # [T, n]
+    label: np.ndarray[Any, np.dtype[np.int8]]  # [T, n]: 1 anomalous, 0 normal, -1 neither
+    event: Int64  # [T, n]: number of the fault, -1 outside
+    real: Bool  # [n], no injected faults
+    metrics: dict[str, tuple[Float64, Float64]] = field(default_factory=dict)  # name -> [T, n] means, counts
+
+    @property
+    def names(self) -> list[str]:
+        return [f"{i:06d}" for i in range(self.values.shape[1])]
+
+
+@dataclass(slots=True)
+class Scored:
+    """What scoring a course gave, for every window."""
+
+    inputs: Float32  # [T, n, len(INPUTS)]
+    height: Float64  # [T, n], NaN where absent
+    rows: Float32  # [k, N_FEATURES] of the windows asked for
+    z: Float32 | None = field(default=None)  # [T, n, N_CHANNELS], on request
+    mask: Bool | None = field(default=None)
+
+
+Interval = tuple[str, int, int]
+
+
+def _align(
+    history: Mapping[str, SeriesHistory], max_windows: int
+) -> tuple[Int64, list[str], Float32, Float32, Bool]:
+    """Histories -> one time axis; the oldest windows go if there are more than `max_windows` in all."""
+    names = sorted(name for name, h in history.items() if len(h.window_start_ms))
+    start_ms = np.unique(np.concatenate([history[name].window_start_ms for name in names]))
+    start_ms = start_ms[-max(max_windows // max(len(names), 1), 1) :]
+    shape = (len(start_ms), len(names))
+    values = np.full((*shape, len(STATISTICS)), np.nan, np.float32)
+    counts = np.zeros((*shape, len(STATISTICS)), np.float32)
+    present = np.zeros(shape, bool)
+    for j, name in enumerate(names):
+        own = history[name]
+        keep = own.window_start_ms >= start_ms[0]
+        at = np.searchsorted(start_ms, own.window_start_ms[keep])
+        values[at, j], counts[at, j], present[at, j] = own.values[keep], own.counts[keep], True
+    return start_ms, names, values, counts, present
+
+
+def _known_labels(
+    start_ms: Int64,
+    names: list[str],
+    excluded: Sequence[Interval],
+    labels: Sequence[tuple[str, int, int, bool]],
+) -> np.ndarray[Any, np.dtype[np.int8]]:
+    """[T, n]: -1 in excluded intervals, the user's labels where there are some, else 0."""
+    found = np.zeros((len(start_ms), len(names)), np.int8)
+    column = {name: j for j, name in enumerate(names)}
+    marks = [(s, a, b, -1) for s, a, b in excluded] + [(s, a, b, int(fault)) for s, a, b, fault in labels]
+    for series, begin, end, mark in marks:
+        if series in column:
+            found[np.searchsorted(start_ms, begin) : np.searchsorted(start_ms, end), column[series]] = mark
+    return found
+
+
+def _course(
+    start_ms: Int64, values: Float32, counts: Float32, present: Bool, known: np.ndarray[Any, Any],
+    *, copies: int, window_ms: int, rng: np.random.Generator,
+) -> Course:  # fmt: skip
+    """The real series and `copies` copies of each with faults in its normal windows."""
+    n = values.shape[1]
+    longest = int(3 * 3_600_000 / window_ms)
+    every = int(3 * 3_600_000 / window_ms)
+    parts_v, parts_c = [values], [counts]
+    label, event = [known], [np.where(known == 1, 0, -1).astype(np.int64)]
+    number = 1
+    for _ in range(copies):
+        v, c = values.copy(), counts.copy()
+        mine, events = known.copy(), np.full(known.shape, -1, np.int64)
+        for j in range(n):
+            normal = present[:, j] & (known[:, j] == 0)
+            v64, c64 = v[:, j].astype(float), c[:, j].astype(float)
+            v64, c64, changed, done = faults.inject(
+                v64, c64, normal=normal, rng=rng, every=every, longest=longest
+            )
+            v[:, j], c[:, j] = v64, c64
+            for fault in done:
+                mine[fault.end : fault.end + 40, j] = -1
+            for fault in done:
+                part = slice(fault.start, fault.end)
+                mine[part, j] = np.where(changed[part], 1, -1)
+                events[part, j] = number
+                number += 1
+        parts_v.append(v)
+        parts_c.append(c)
+        label.append(mine)
+        event.append(events)
+    real = np.arange(n * (copies + 1)) < n
+    return Course(
+        start_ms,
+        np.concatenate(parts_v, axis=1),
+        np.concatenate(parts_c, axis=1),
+        np.tile(present, (1, copies + 1)),
+        np.concatenate(label, axis=1),
+        np.concatenate(event, axis=1),
+        real,
+    )
+
+
+def stream(ensemble: Ensemble, course: Course, window_ms: int) -> Iterator[tuple[int, Int64, Evidence]]:
+    """Score a course window by window with the serving code: (t, columns present, evidence)."""
+    states = ensemble.new_states()
+    names = course.names
+    rows = states.rows(names)
+    for t, start_ms in enumerate(course.start_ms.tolist()):
+        here = np.flatnonzero(course.present[t])
+        if not len(here):
+            continue
+        series = names if len(here) == len(names) else [names[j] for j in here.tolist()]
+        batch = WindowBatch(
+            start_ms,
+            window_ms,
+            series,
+            course.values[t, here].astype(float),
+            course.counts[t, here].astype(float),
+            {name: (mean[t, here], count[t, here]) for name, (mean, count) in course.metrics.items()},
+        )
+        yield t, here, ensemble.evidence(batch, states, rows[here])
+
+
+def score_course(
+    ensemble: Ensemble, course: Course, window_ms: int, *, wanted: Bool | None = None, keep_z: bool = False
+) -> Scored:
+    """Score a whole course. wanted: [T, n], the windows whose feature rows are kept, in order of (t, n)."""
+    shape = course.present.shape
+    inputs = np.zeros((*shape, len(INPUTS)), np.float32)
+    height = np.full(shape, np.nan)
+    rows: list[Float32] = []
+    z = np.zeros((*shape, N_CHANNELS), np.float32) if keep_z else None
+    mask = np.zeros((*shape, N_CHANNELS), bool) if keep_z else None
+    for t, here, found in stream(ensemble, course, window_ms):
+        inputs[t, here], height[t, here] = found.inputs, found.height
+        if wanted is not None:
+            rows.append(found.x[wanted[t, here]])
+        if z is not None and mask is not None:
+            z[t, here], mask[t, here] = lstm_input(found.z, course.counts[t, here].astype(float))
+    kept = np.concatenate(rows) if rows else np.empty((0, N_FEATURES), np.float32)
+    return Scored(inputs, height, kept, z, mask)
+
+
+def _pick(course: Course, until: int, rng: np.random.Generator) -> Bool:
+    """Windows to learn from: a share of the normal ones, the first and some more of every fault."""
+    picked: Bool = course.present & (course.label == 0) & (rng.random(course.label.shape) < _NORMAL_SHARE)
+    for number in np.unique(course.event[course.event >= 0]).tolist():
+        t, j = np.nonzero((course.event == number) & (course.label == 1) & course.present)
+        if len(t) > _WINDOWS_PER_FAULT:
+            half = _WINDOWS_PER_FAULT // 2
+            later = rng.choice(np.arange(half, len(t)), half, replace=False)
+            t, j = np.concatenate([t[:half], t[later]]), np.concatenate([j[:half], j[later]])
+        picked[t, j] = True
+    picked[:_WARM_WINDOWS] = False
+    picked[until:] = False
+    return picked
+
+
+def _train_lstm(course: Course, scored: Scored, until: int, seed: int) -> LstmModel | None:
+    from detectors.lstm_train import train_lstm
+
+    assert scored.z is not None and scored.mask is not None
+    angle = 2 * np.pi * (course.start_ms // 3_600_000 % 24) / 24
+    time = np.stack([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
+    sequences = []
+    for j in np.flatnonzero(course.real).tolist():
+        at = np.flatnonzero(course.present[:until, j] & (course.label[:until, j] == 0))[_WARM_WINDOWS:]
+        if len(at) >= 200:
+            sequences.append(LstmSequence(scored.z[at, j], scored.mask[at, j], time[at]))
+    if not sequences:
+        return None
+    windows = sum(len(s.z) for s in sequences)
+    epochs = int(np.clip(100_000 // max(windows, 1), 2, 12))
+    model, _ = train_lstm(sequences, LstmOptions(epochs=epochs), seed=seed)
+    return model
+
+
+def train(
+    history: Mapping[str, SeriesHistory],
+    *,
+    champion: Ensemble,
+    excluded: Sequence[Interval],
+    labels: Sequence[tuple[str, int, int, bool]],
+    seed: int,
+    window_ms: int,
+    max_windows: int,
+    trained_at_ms: int,
+) -> TrainingResult:
+    """Train a challenger on the user's windows and compare it with the champion.
+
+    history: series -> windows; excluded: (series, start_ms, end_ms) of incidents, not normal; labels: the
+    same with is_fault. Deterministic for equal arguments. Too little history is a refusal, not an error.
+    """
+    windows = sum(len(h.window_start_ms) for h in history.values())
+    if windows < _MIN_WINDOWS:
+        reason = f"only {windows} windows of history; {_MIN_WINDOWS} are needed"
+        return TrainingResult(champion, artifacts.save(champion), {"windows": windows}, False, reason)
+    start_ms, names, values, counts, present = _align(history, max_windows)
+    known = _known_labels(start_ms, names, excluded, labels)
+    copies = int(np.clip(60_000 // present.sum(), 1, 6))
+    rng = np.random.default_rng(seed)
+    course = _course(start_ms, values, counts, present, known, copies=copies, window_ms=window_ms, rng=rng)
+    fit_until, weigh_until = int(len(start_ms) * FIT_UNTIL), int(len(start_ms) * WEIGH_UNTIL)
+    picked = _pick(course, fit_until, rng)
+    before = score_course(champion, course, window_ms, wanted=picked, keep_z=True)
+    y = course.label[picked].astype(float)
+    if y.sum() < 20:
+        reason = "too few normal windows to inject faults into"
+        return TrainingResult(champion, artifacts.save(champion), {"windows": windows}, False, reason)
+    forest = gbdt.go_on(champion.forest, before.rows, y, seed=seed, rounds=_ROUNDS)
+    lstm = _train_lstm(course, before, fit_until, seed)
+    made_of = f"{champion.version}|{seed}|{trained_at_ms}|{forest.text}"
+    version = hashlib.sha256(made_of.encode()).hexdigest()[:12]
+    challenger = replace(champion, version=version, forest=forest, lstm=lstm)
+    after = score_course(challenger, course, window_ms)
+    weigh = slice(fit_until, weigh_until)
+    weights = judgement.weigh(after.inputs[weigh], course.label[weigh], course.present[weigh], challenger)
+    fitted = judgement.recalibrate(challenger.calibration, weights, after, before, course, champion, weigh)
+    challenger = replace(challenger, calibration=fitted)
+    rest = slice(weigh_until, len(start_ms))
+    figures, promoted, reason = judgement.compare(
+        course, before.inputs[rest], after.inputs[rest], champion, challenger, rest
+    )
+    figures |= {
+        "windows": int(present.sum()),
+        "series": len(names),
+        "patience": float(horizons(window_ms)[2]),
+    }
+    challenger = replace(
+        challenger, metadata={**champion.metadata, "trained_at_ms": trained_at_ms, **figures}
+    )
+    blob = artifacts.save(challenger)
+    return TrainingResult(challenger, blob, figures, promoted, reason)
