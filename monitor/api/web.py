@@ -1,0 +1,92 @@
+"""What every answer has: problem documents for errors, and headers that let a page do nothing but show."""
+
+from __future__ import annotations
+
+import http
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from storage import queries
+from storage.names import UnknownIncident
+
+log = structlog.get_logger()
+
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; style-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+_HEADERS = [
+    (b"content-security-policy", CONTENT_SECURITY_POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+]
+
+
+class SecurityHeaders:
+    """ASGI middleware: the headers above on every answer, errors included."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), *_HEADERS]
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+
+
+def problem(status: int, detail: str, **more: object) -> JSONResponse:
+    """An error as RFC 9457 describes it."""
+    body = {
+        "type": "about:blank",
+        "title": http.HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        **more,
+    }
+    return JSONResponse(body, status, media_type="application/problem+json")
+
+
+def install(app: FastAPI) -> None:
+    """Give `app` the headers and the error handlers."""
+    app.add_middleware(SecurityHeaders)
+
+    @app.exception_handler(HTTPException)
+    def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
+        answer = problem(error.status_code, str(error.detail))
+        answer.headers.update(error.headers or {})
+        return answer
+
+    @app.exception_handler(RequestValidationError)
+    def on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        wrong = [{"at": ".".join(map(str, e["loc"])), "message": e["msg"]} for e in error.errors()]
+        first = wrong[0]
+        return problem(422, f"{first['at']}: {first['message']}", errors=wrong)
+
+    @app.exception_handler(DBAPIError)
+    @app.exception_handler(PoolTimeout)
+    def on_database_error(request: Request, error: Exception) -> JSONResponse:
+        log.warning("http_database_error", path=request.url.path, error=str(error).splitlines()[0][:300])
+        return problem(503, "the database does not answer; try again")
+
+
+def one_incident(engine: Engine, reference: str) -> dict[str, Any]:
+    """An incident by its id or a unique beginning of it; a 404 problem without one."""
+    if "\0" in reference:  # PostgreSQL refuses it in any text
+        raise HTTPException(404, "no such incident")
+    try:
+        return queries.incident(engine, queries.find_incident(engine, reference))
+    except UnknownIncident as error:
+        raise HTTPException(404, str(error.args[0])) from None

@@ -1,0 +1,144 @@
+"""Aggregates of closed windows -> the steps that are handed out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from detectors.types import STATISTICS, Float64, WindowBatch
+from monitor import sketches
+from monitor.series import SeriesTable
+from monitor.steps import AmendedWindow, ClosedWindows, Slice
+
+if TYPE_CHECKING:  # loads numba
+    from monitor.aggregate import Objects, OpenWindow
+
+Int64 = npt.NDArray[np.int64]
+
+SLICES_PER_FIELD = 16
+
+
+def empty(at_ms: int, window_ms: int, series: SeriesTable, members: Int64) -> ClosedWindows:
+    """A window in which none of the members [m] has a record."""
+    m = len(members)
+    values = np.full((m, len(STATISTICS)), np.nan)
+    values[:, 0] = 0.0
+    names = [series.names[sid] for sid in members.tolist()]
+    batch = WindowBatch(
+        *(at_ms, window_ms, names, values, np.zeros_like(values), {}, np.zeros(m, np.bool_)),
+    )
+    infos = [series.info(sid) for sid in members.tolist()]
+    return ClosedWindows(batch, infos, [None] * m, lambda _: [], _no_exemplars)
+
+
+def again(step: ClosedWindows, at_ms: int) -> ClosedWindows:
+    """The same (empty) windows at another start; the arrays are shared, so that long silences are cheap."""
+    return replace(step, batch=replace(step.batch, window_start_ms=at_ms))
+
+
+def filled(
+    window: OpenWindow, window_ms: int, series: SeriesTable, members: Int64, texts: Sequence[str]
+) -> ClosedWindows:
+    """A window in which some of the members [m] have records. Remembers their model versions."""
+    from monitor.window_statistics import metric_means, statistics
+
+    sids = members.tolist()
+    place_of = np.empty(max(sids) + 1, np.int64)
+    place_of[members] = np.arange(len(sids))
+    places = place_of[window.sids]  # by row of the open window
+    rank = np.argsort(np.argsort(places))
+    rows = np.sort(places)  # by rank: row of the batch
+    aggregate = window.close(rank, texts)
+
+    def spread(part: Float64, fill: float) -> Float64:
+        whole = np.full((len(sids), *part.shape[1:]), fill)
+        whole[rows] = part
+        return whole
+
+    values, counts = statistics(aggregate, window_ms)
+    values, counts = spread(values, np.nan), spread(counts, 0.0)
+    values[np.isnan(values[:, 0]), 0] = 0.0
+    means = metric_means(aggregate)
+    metrics = {name: (spread(mean, np.nan), spread(n, 0.0)) for name, (mean, n) in means.items()}
+    new_version = np.zeros(len(sids), np.bool_)
+    for r, shown in sketches.versions(aggregate.slices).items():
+        new_version[rows[r]] = series.show_versions(sids[rows[r]], shown)
+    blobs: list[bytes | None] = [None] * len(sids)
+    encoded = sketches.encode(aggregate, new_version[rows].tolist())
+    for row, blob in zip(rows.tolist(), encoded, strict=True):
+        blobs[row] = blob
+    details = _Details(rows, aggregate.slices, *window.exemplars(rank))
+    names = [series.names[sid] for sid in sids]
+    batch = WindowBatch(window.start_ms, window_ms, names, values, counts, metrics, new_version)
+    infos = [series.info(sid) for sid in sids]
+    return ClosedWindows(batch, infos, blobs, details.slices, details.exemplars)
+
+
+def amended(
+    late: OpenWindow,
+    window_ms: int,
+    series: SeriesTable,
+    texts: Sequence[str],
+    stored: tuple[sketches.Aggregate, bool] | None,
+    at_ms: int,
+) -> AmendedWindow:
+    """The window of one series with its late records. `stored`: what it was, if it had records."""
+    from monitor.window_statistics import metric_means, statistics
+
+    sid = late.sids[0]
+    added = late.close(np.zeros(1, np.int64), texts)
+    series.seen(*late.times())
+    is_new = series.show_versions(sid, sketches.versions(added.slices).get(0, []))
+    merged = added
+    if stored is not None:
+        merged, is_new = sketches.merge(stored[0], added), is_new or stored[1]
+    values, counts = statistics(merged, window_ms)
+    metrics = metric_means(merged)
+    batch = WindowBatch(
+        *(late.start_ms, window_ms, [series.names[sid]], values, counts, metrics, np.array([is_new])),
+    )
+    blob = sketches.encode(merged, [is_new])[0]
+    return AmendedWindow(batch, series.info(sid), blob, int(added.sums[0, 0]), at_ms)
+
+
+class _Details:
+    """Slices and exemplars of closed windows, put together when asked for."""
+
+    def __init__(
+        self, rows: Int64, slices: sketches.Slices, request_ids: Objects, slowest_ms: Float64
+    ) -> None:
+        """rows: [r], the rows of the batch that have records; the rest is aligned with it."""
+        self._place_of = {row: place for place, row in enumerate(rows.tolist())}
+        self._slices = slices
+        self._request_ids, self._slowest_ms = request_ids, slowest_ms
+
+    def slices(self, row: int) -> list[Slice]:
+        if row not in self._place_of:
+            return []
+        taken = [0] * len(sketches.SLICE_FIELDS)
+        found = []
+        for f, value, records, errors, timed, total_ms in sketches.slice_rows(
+            self._slices, self._place_of[row]
+        ):
+            taken[f] += 1
+            if taken[f] <= SLICES_PER_FIELD:
+                mean_ms = total_ms / timed if timed else float("nan")
+                found.append(Slice(sketches.SLICE_FIELDS[f], value, records, errors, mean_ms))
+        return found
+
+    def exemplars(self, row: int) -> dict[str, list[str]]:
+        if row not in self._place_of:
+            return _no_exemplars(row)
+        place = self._place_of[row]
+        by_latency = np.argsort(-self._slowest_ms[place], kind="stable").tolist()
+        slow, failed, others = self._request_ids[place].tolist()
+        kinds = {"slow": [slow[i] for i in by_latency], "error": failed, "any": others}
+        return {kind: [each for each in ids if each is not None] for kind, ids in kinds.items()}
+
+
+def _no_exemplars(_: int) -> dict[str, list[str]]:
+    return {"slow": [], "error": [], "any": []}

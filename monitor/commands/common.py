@@ -1,0 +1,106 @@
+"""Options that every command shares, and the short way to the database for commands that read."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from monitor.clock import SystemClock
+from monitor.errors import ConfigError, InferwatchError
+from monitor.output import parse_time
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from monitor.config import Settings
+
+DEFAULT_URL = "sqlite:///inferwatch.db"
+URL_VARIABLE = "INFERWATCH_DATABASE__URL"
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", metavar="FILE", envvar="INFERWATCH_CONFIG", help="TOML file; see `inferwatch init`"
+    ),
+]
+DatabaseOption = Annotated[
+    str | None,
+    typer.Option("--database", metavar="URL", help="sqlite:///FILE or postgresql://...; wins over FILE"),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
+SinceOption = Annotated[
+    str | None, typer.Option("--since", metavar="TIME", help="24h, 7d, 90m, or an RFC 3339 time")
+]
+LimitOption = Annotated[int, typer.Option("--limit", min=1, max=100_000, help="rows at most")]
+
+
+def group(help_text: str) -> typer.Typer:
+    """A command group that shows its help when it is called bare."""
+    return typer.Typer(help=help_text, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def load_settings(config: Path | None, database: str | None) -> Settings:
+    """The full, checked settings. Raises ConfigError."""
+    from monitor.config import load
+
+    return load(config, database_url=database)
+
+
+def database_url(config: Path | None, database: str | None) -> str:
+    """The database URL alone, by the same order as monitor.config.load: flag, environment, file, default.
+
+    Reading commands need nothing else of the settings, and checking all of them takes longer than the
+    query. Raises ConfigError for a file that is missing or not TOML.
+    """
+    values: object = {}
+    if config is not None:
+        try:
+            values = tomllib.loads(config.read_text(encoding="utf-8")).get("database", {})
+        except FileNotFoundError:
+            raise ConfigError("--config", str(config), "no such file; `inferwatch init` writes one") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+            raise ConfigError("--config", str(config), f"not readable as TOML: {error}") from None
+    in_file = values.get("url", DEFAULT_URL) if isinstance(values, dict) else values
+    url = database or os.environ.get(URL_VARIABLE) or in_file
+    if not isinstance(url, str):
+        raise ConfigError("database.url", url, "must be a text such as sqlite:///inferwatch.db")
+    return url
+
+
+@contextmanager
+def reading(config: Path | None, database: str | None) -> Iterator[Engine]:
+    """An engine on a database that exists and has the tables of this version.
+
+    Raises ConfigError for a URL that cannot work, InferwatchError for a database that is not there.
+    """
+    from storage.engine import connect, current_version
+    from storage.names import SCHEMA_VERSION
+
+    engine = connect(database_url(config, database))
+    try:
+        file = engine.url.database
+        if engine.dialect.name == "sqlite" and not Path(file or "").is_file():
+            raise InferwatchError(f"no database at {file}; `inferwatch run` or `replay` makes one")
+        if current_version(engine) != SCHEMA_VERSION:
+            raise InferwatchError(
+                "the tables of this database are not of this version; run `inferwatch db upgrade`"
+            )
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def since_ms(since: str | None) -> int | None:
+    """`--since` as ms since the epoch; a usage error when it is no time."""
+    if since is None:
+        return None
+    try:
+        return parse_time(since, SystemClock().now_ms())
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--since") from None

@@ -1,0 +1,211 @@
+"""`inferwatch incidents`: list, show, acknowledge, resolve, label."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from monitor.clock import SystemClock
+from monitor.commands.common import (
+    ConfigOption,
+    DatabaseOption,
+    JsonOption,
+    LimitOption,
+    SinceOption,
+    group,
+    load_settings,
+    reading,
+    since_ms,
+)
+from monitor.output import cell, print_fields, print_json, print_rows, say
+
+if TYPE_CHECKING:
+    from storage.people import People
+    from storage.types import IncidentRow
+
+incidents_app = group("Look at incidents and say what you know about them.")
+
+COLUMNS = (
+    "position",
+    "incident_id",
+    "status",
+    "severity",
+    "started_at",
+    "resolved_at",
+    "series_count",
+    "title",
+)
+DETAILS = (
+    "incident_id",
+    "status",
+    "severity",
+    "summary",
+    "started_at",
+    "opened_at",
+    "acknowledged_at",
+    "resolved_at",
+    "resolution",
+    "peak_score",
+    "series",
+    "labels",
+)
+FEATURES = ("feature", "observed", "expected", "low", "high", "contribution")
+
+Reference = Annotated[
+    str, typer.Argument(metavar="INCIDENT", help="an id, its beginning, or the position in the list")
+]
+By = Annotated[str | None, typer.Option("--by", metavar="NAME", help="who says so; default: the login name")]
+Comment = Annotated[str, typer.Option("--comment", metavar="TEXT", help="why")]
+
+
+@incidents_app.command("list")
+def list_incidents(
+    config: ConfigOption = None,
+    database: DatabaseOption = None,
+    since: SinceOption = None,
+    status: Annotated[str | None, typer.Option("--status", help="open, acknowledged or resolved")] = None,
+    limit: LimitOption = 50,
+    as_json: JsonOption = False,
+) -> None:
+    """Incidents, newest first."""
+    if status not in (None, "open", "acknowledged", "resolved"):
+        raise typer.BadParameter("use open, acknowledged or resolved", param_hint="--status")
+    from storage import queries
+
+    with reading(config, database) as engine:
+        rows = queries.incidents(engine, status=status, since_ms=since_ms(since), limit=limit)
+    if as_json:
+        print_json(rows)
+        return
+    plain_list = status is None and since is None
+    shown = [
+        {"position": i, **row, "incident_id": str(row["incident_id"])[:8]} for i, row in enumerate(rows, 1)
+    ]
+    print_rows(shown, COLUMNS if plain_list else COLUMNS[1:], empty="no incidents")
+
+
+@incidents_app.command("show")
+def show_incident(
+    incident: Reference,
+    config: ConfigOption = None,
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """One incident: what was seen, what was expected, what happened since, what was sent."""
+    from storage import queries
+
+    with reading(config, database) as engine:
+        found = queries.incident(engine, queries.find_incident(engine, incident))
+    if as_json:
+        print_json(found)
+    else:
+        _print_incident(found)
+
+
+def _print_incident(found: Mapping[str, Any]) -> None:
+    say(str(found["title"]))
+    print_fields(found, DETAILS)
+    for alert in found["alerts"]:
+        say(f"\n{alert['series']}: {alert['summary']}")
+        span = f"{cell(alert['window_start'])} to {cell(alert['window_end'])}"
+        say(f"{span}, {alert['rarity']}, {alert['reason']}")
+        print_rows(alert["top_features"], FEATURES, empty="no features")
+        for part in alert["slices"]:
+            say(f"concentrated in {part['field']} {part['value']}")
+        if alert["exemplars"]:
+            say(f"for example {', '.join(alert['exemplars'])}")
+    say("\ntimeline")
+    print_rows(found["events"], ("at", "kind", "actor", "reason"), empty="no events")
+    say("\ndeliveries")
+    columns = ("event", "channel", "status", "attempts", "delivered_at", "last_error")
+    print_rows(found["deliveries"], columns, empty="nothing was sent")
+
+
+@incidents_app.command("ack")
+def acknowledge(
+    incident: Reference,
+    by: By = None,
+    comment: Comment = "",
+    config: ConfigOption = None,
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say that somebody looks after an incident."""
+    _change(
+        incident,
+        config,
+        database,
+        as_json,
+        lambda p, i, now: p.acknowledge(i, by=who(by), now_ms=now, reason=comment),
+    )
+
+
+@incidents_app.command("resolve")
+def resolve(
+    incident: Reference,
+    by: By = None,
+    comment: Comment = "",
+    config: ConfigOption = None,
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say that an incident is over; the channels that heard of it are told."""
+    _change(
+        incident,
+        config,
+        database,
+        as_json,
+        lambda p, i, now: p.resolve(i, by=who(by), now_ms=now, reason=comment),
+    )
+
+
+@incidents_app.command("label")
+def label(
+    incident: Reference,
+    label: Annotated[
+        str, typer.Argument(metavar="LABEL", help="true_positive, false_positive or a word of yours")
+    ],
+    by: By = None,
+    comment: Comment = "",
+    config: ConfigOption = None,
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what an incident was; true_positive and false_positive reach the next training."""
+    _change(
+        incident,
+        config,
+        database,
+        as_json,
+        lambda p, i, now: p.label(i, label, by=who(by), now_ms=now, comment=comment),
+    )
+
+
+def _change(
+    reference: str,
+    config: Path | None,
+    database: str | None,
+    as_json: bool,
+    action: Callable[[People, str, int], IncidentRow],
+) -> None:
+    from monitor.people import people
+    from storage import queries
+
+    with reading(config, database) as engine:
+        incident_id = queries.find_incident(engine, reference)
+        action(people(engine, load_settings(config, database)), incident_id, SystemClock().now_ms())
+        found = queries.incident(engine, incident_id)
+    if as_json:
+        print_json(found)
+    else:
+        said = ", ".join(str(item["label"]) for item in found["labels"])
+        say(f"{found['title']}: {found['status']}" + (f", labelled {said}" if said else ""))
+
+
+def who(by: str | None) -> str:
+    """The person who acts."""
+    return by or getpass.getuser()

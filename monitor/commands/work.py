@@ -1,0 +1,126 @@
+"""Commands that run the path: demo, run, replay, train."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from monitor import logs
+from monitor.commands.common import ConfigOption, DatabaseOption, JsonOption, load_settings
+from monitor.output import print_json, print_json_line, say
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from monitor.replay import ReplayProgress, ReplaySummary
+
+
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="end after the summary instead of serving")] = False,
+    workdir: Annotated[Path, typer.Option("--workdir", metavar="DIR", help="where the database goes")] = Path(
+        "demo"
+    ),
+    config: ConfigOption = None,
+    database: DatabaseOption = None,
+) -> None:
+    """Replay bundled logs through the whole path, show each incident, then serve the first page."""
+    from monitor.demo import demo as run_demo
+
+    logs.configure("warning")
+    settings = load_settings(config, database) if config is not None or database is not None else None
+    raise typer.Exit(run_demo(once=once, workdir=workdir, settings=settings))
+
+
+def run(config: ConfigOption = None, database: DatabaseOption = None) -> None:
+    """Run the daemon until SIGTERM or SIGINT."""
+    from monitor.daemon import run as run_daemon
+
+    logs.configure("info")
+    code = run_daemon(load_settings(config, database))
+    sys.stderr.flush()
+    os._exit(code)  # all is closed; taking the interpreter apart would cost seconds on a busy machine
+
+
+def replay(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="log files, .gz and .zst too; - is stdin")
+    ],
+    config: ConfigOption = None,
+    database: DatabaseOption = None,
+    speed: Annotated[str, typer.Option("--speed", metavar="max|N", help="event time per wall time")] = "max",
+    deliver: Annotated[bool, typer.Option("--deliver", help="also send the notifications")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run recorded logs through the full pipeline; the last line is a summary as one JSON object."""
+    factor = parse_speed(speed)
+    from monitor.replay import replay as run_replay
+
+    logs.configure("warning")
+    show = _progress_bar() if sys.stderr.isatty() and not as_json else None
+    summary = run_replay(
+        load_settings(config, database), files, speed=factor, deliver=deliver, on_progress=show
+    )
+    if not as_json:
+        _say_summary(summary)
+    print_json_line(summary.as_json())
+
+
+def parse_speed(text: str) -> float | None:
+    """`max` -> None, `60` or `60x` -> 60.0. Anything else is a usage error."""
+    if text == "max":
+        return None
+    try:
+        factor = float(text.removesuffix("x"))
+    except ValueError:
+        factor = 0.0
+    if not 0 < factor < 1e9:
+        raise typer.BadParameter(
+            "use max, or a number such as 60 (one minute of log per second)", param_hint="--speed"
+        )
+    return factor
+
+
+def _say_summary(summary: ReplaySummary) -> None:
+    say(
+        f"{summary.records:,} records ({summary.rejected:,} rejected, {summary.duplicates:,} duplicates, "
+        f"{summary.late:,} late) became {summary.windows:,} windows, {summary.alerts:,} alerts and "
+        f"{summary.incidents:,} incidents"
+    )
+
+
+def _progress_bar() -> Callable[[ReplayProgress], None]:
+    """A line on stderr that is drawn over itself, a few times per second."""
+    import time
+
+    drawn_s = 0.0
+
+    def show(now: ReplayProgress) -> None:
+        nonlocal drawn_s
+        if time.monotonic() - drawn_s < 0.2:
+            return
+        drawn_s = time.monotonic()
+        share = (
+            f"{now.bytes_read / now.bytes_total:4.0%}" if now.bytes_total else f"{now.bytes_read >> 20} MiB"
+        )
+        state = "training" if now.training else f"{now.records:,} records, {now.windows:,} windows"
+        sys.stderr.write(f"\r\x1b[K{share}  {state}")
+        sys.stderr.flush()
+
+    return show
+
+
+def train(config: ConfigOption = None, database: DatabaseOption = None, as_json: JsonOption = False) -> None:
+    """Train both detectors on the stored windows now; the result is promoted only if it is better."""
+    from monitor.jobs import train_now
+
+    logs.configure("warning")
+    result = train_now(load_settings(config, database))
+    if as_json:
+        print_json(result)
+        return
+    say(f"{result['version']}: {'promoted' if result['promoted'] else 'refused'} ({result['reason']})")
+    say(f"trained in {result['training_seconds']} s on windows up to {result['trained_at']}")

@@ -1,0 +1,424 @@
+"""From alerts to incidents: a pure fold inside the commit's transaction.
+
+    open -> (acknowledged, by a person) -> resolved, when no alert fires any more -> open again (reopened)
+
+Alerts that share the `group_by` fields, or a guilty slice (version, tenant, region) of the same model, and
+follow each other within `group_within_s` are one incident. Everything the fold needs to know later is in
+the incident's own row, so the result does not depend on how transitions were cut into calls. Times are
+event times. Every change has a revision and an event of its own; a delivery's id is made of the revision
+and the channel, so that a repeated transaction makes the same rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from monitor import explain
+from monitor.alerting import SEVERITIES
+from monitor.clock import rfc3339
+from monitor.config import ChannelSettings, DetectionSettings, Settings
+from storage.types import (
+    AlertRow,
+    AlertTransition,
+    Fold,
+    IncidentChanges,
+    IncidentEventRow,
+    IncidentRow,
+    IncidentView,
+    OutboxRow,
+    SilenceRow,
+)
+
+NAMESPACE = uuid.UUID("0d0e7c35-6f0a-5b53-8e0c-3b7c5f7f2c02")
+ACTOR = "inferwatch"
+SHARED_FIELDS = ("model_version", "tenant", "region")
+MAX_SHARED = 8
+
+
+def make_fold(settings: Settings) -> Fold:
+    """The fold of this configuration: (view, transitions in order) -> changes. Pure."""
+    detection, channels = settings.detection, dict(settings.channels)
+
+    def fold(view: IncidentView, transitions: list[AlertTransition]) -> IncidentChanges:
+        work = _Work(detection, channels, view)
+        for transition in sorted(transitions, key=lambda t: (t.at_ms, t.alert.series, t.kind)):
+            work.take(transition)
+        return work.changes()
+
+    return fold
+
+
+@dataclass(frozen=True, slots=True)
+class Memo:
+    """What an incident remembers beside its columns, kept as JSON in `group_key`."""
+
+    group: tuple[tuple[str, str], ...]  # the group_by fields and their values
+    shared: tuple[tuple[str, str, str], ...] = ()  # (model, field, value) of guilty slices
+    aware: tuple[str, ...] = ()  # channels that were told that it is open
+    heard: tuple[str, ...] = ()  # channels that were ever told of it
+    told_severity: str = ""  # as of the newest notification
+    told_series: int = 0
+    alerts: int = 0  # that were not withdrawn
+
+    def to_text(self) -> str:
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+
+    @staticmethod
+    def from_text(text: str) -> Memo:
+        """Raises ValueError for text that is not a memo."""
+        raw = json.loads(text)
+        return Memo(
+            group=tuple((str(f), str(v)) for f, v in raw["group"]),
+            shared=tuple((str(m), str(f), str(v)) for m, f, v in raw["shared"]),
+            aware=tuple(raw["aware"]),
+            heard=tuple(raw["heard"]),
+            told_severity=raw["told_severity"],
+            told_series=raw["told_series"],
+            alerts=raw["alerts"],
+        )
+
+    def is_related(self, other: Memo) -> bool:
+        return self.group == other.group or bool(set(self.shared) & set(other.shared))
+
+
+def memo_of(alert: AlertRow, group_by: Iterable[str]) -> Memo:
+    """The group an alert belongs to. Without group_by every series is its own group and shares nothing."""
+    slices = {str(s["field"]): str(s["value"]) for s in reversed(alert.slices)}
+    known = {"series": alert.series, "model": alert.model, "endpoint": alert.endpoint}
+    names = list(group_by)
+    if not names:
+        return Memo((("series", alert.series),))
+    group = tuple((name, known.get(name, slices.get(name, ""))) for name in sorted(names))
+    return Memo(group, shared=_shared(alert))
+
+
+def _shared(alert: AlertRow) -> tuple[tuple[str, str, str], ...]:
+    found = {
+        (alert.model, str(s["field"]), str(s["value"])) for s in alert.slices if s["field"] in SHARED_FIELDS
+    }
+    return tuple(sorted(found))
+
+
+def silence_of(alert: AlertRow, silences: Iterable[SilenceRow], at_ms: int) -> SilenceRow | None:
+    """The silence in force for the alert at event time `at_ms`, the lowest id if there are several.
+
+    A matcher on tenant or region holds when that slice is guilty, on model_version when it was seen.
+    """
+    slices = {(str(s["field"]), str(s["value"])) for s in alert.slices}
+    slices |= {("model_version", version) for version in alert.model_versions}
+    slices |= {("series", alert.series), ("model", alert.model), ("endpoint", alert.endpoint)}
+    for silence in sorted(silences, key=lambda s: s.silence_id):
+        in_force = silence.starts_at_ms <= at_ms < silence.ends_at_ms
+        if in_force and silence.matchers and all(m in slices for m in silence.matchers.items()):
+            return silence
+    return None
+
+
+@dataclass(slots=True)
+class _Work:
+    """One call of the fold."""
+
+    detection: DetectionSettings
+    channels: Mapping[str, ChannelSettings]
+    view: IncidentView
+    incidents: dict[str, IncidentRow] = field(init=False)
+    memos: dict[str, Memo] = field(init=False)
+    alert_incident: dict[str, str] = field(init=False)
+    changed: dict[str, None] = field(default_factory=dict)
+    events: list[IncidentEventRow] = field(default_factory=list)
+    links: list[tuple[str, str]] = field(default_factory=list)
+    outbox: list[OutboxRow] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.incidents = {i.incident_id: i for i in self.view.incidents}
+        self.memos = {i.incident_id: Memo.from_text(i.group_key) for i in self.view.incidents}
+        self.alert_incident = dict(self.view.alert_incident)
+
+    def changes(self) -> IncidentChanges:
+        rows = [
+            dataclasses.replace(self.incidents[i], group_key=self.memos[i].to_text())
+            for i in sorted(self.changed)
+        ]
+        return IncidentChanges(rows, self.events, self.links, self.outbox)
+
+    def take(self, t: AlertTransition) -> None:
+        incident_id = self.alert_incident.get(t.alert.alert_id)
+        if t.kind == "fired" and incident_id is None:
+            self._fired(t)
+        elif incident_id is None or incident_id not in self.incidents:
+            return  # the incident ended too long ago to be changed
+        elif t.kind == "fired":
+            if t.alert.alert_id not in self.incidents[incident_id].firing:  # withdrawn, and true after all
+                self._join(t, incident_id, memo_of(t.alert, self.detection.group_by))
+        elif t.kind == "resolved":
+            self._resolved(t, incident_id)
+        elif t.kind == "withdrawn":
+            self._withdrawn(t, incident_id)
+        else:
+            self._updated(t, incident_id)
+
+    # ------------------------------------------------------------------ alerts
+
+    def _fired(self, t: AlertTransition) -> None:
+        memo = memo_of(t.alert, self.detection.group_by)
+        found = self._related(memo, t.at_ms)
+        incident_id = self._open(t, memo) if found is None else found
+        self.alert_incident[t.alert.alert_id] = incident_id
+        self.links.append((t.alert.alert_id, incident_id))
+        if found is not None:
+            self._join(t, incident_id, memo)
+
+    def _related(self, memo: Memo, at_ms: int) -> str | None:
+        """The incident that a new alert belongs to: an open one before one to reopen, the newest first."""
+        group_ms, reopen_ms = self.detection.group_within_s * 1000, self.detection.reopen_within_s * 1000
+        found: list[tuple[bool, int, str]] = []
+        for i in self.incidents.values():
+            if not self.memos[i.incident_id].is_related(memo):
+                continue
+            if i.status != "resolved" and at_ms - i.last_fired_at_ms <= group_ms:
+                found.append((True, i.opened_at_ms, i.incident_id))
+            elif (
+                i.status == "resolved"
+                and i.resolution != "withdrawn"
+                and i.resolved_at_ms is not None
+                and at_ms - i.resolved_at_ms <= reopen_ms
+            ):
+                found.append((False, i.resolved_at_ms, i.incident_id))
+        return max(found)[2] if found else None
+
+    def _open(self, t: AlertTransition, memo: Memo) -> str:
+        alert = t.alert
+        name = json.dumps([memo.group, t.at_ms, alert.series, alert.window_start_ms])
+        incident_id = str(uuid.uuid5(NAMESPACE, name))
+        self.memos[incident_id] = dataclasses.replace(memo, shared=memo.shared[:MAX_SHARED], alerts=1)
+        self.incidents[incident_id] = IncidentRow(
+            incident_id=incident_id,
+            group_key="",
+            status="open",
+            severity=alert.severity,
+            title=explain.title(alert.top_features, [alert.series], alert.model),
+            summary=alert.summary,
+            started_at_ms=alert.window_start_ms,
+            opened_at_ms=t.at_ms,
+            acknowledged_at_ms=None,
+            resolved_at_ms=None,
+            last_fired_at_ms=t.at_ms,
+            resolution=None,
+            peak_score=alert.score,
+            series=[alert.series],
+            firing=[alert.alert_id],
+            revision=0,
+        )
+        self._event(incident_id, t, "opened", alert.summary)
+        self._notify(incident_id, t, "incident.opened")
+        return incident_id
+
+    def _join(self, t: AlertTransition, incident_id: str, memo: Memo) -> None:
+        old, known, alert = self.incidents[incident_id], self.memos[incident_id], t.alert
+        shared = tuple(sorted({*known.shared, *memo.shared}))[:MAX_SHARED]
+        self.memos[incident_id] = dataclasses.replace(known, shared=shared, alerts=known.alerts + 1)
+        reopened = old.status == "resolved"
+        series = sorted({*old.series, alert.series})
+        new = dataclasses.replace(
+            old,
+            last_fired_at_ms=max(old.last_fired_at_ms, t.at_ms),
+            started_at_ms=min(old.started_at_ms, alert.window_start_ms),
+            series=series,
+            firing=sorted({*old.firing, alert.alert_id}),
+            title=explain.title(alert.top_features, series, alert.model)
+            if series != old.series or reopened
+            else old.title,
+        )
+        if reopened:
+            new = dataclasses.replace(
+                new, status="open", acknowledged_at_ms=None, resolved_at_ms=None, resolution=None
+            )
+        self.incidents[incident_id] = self._raised(new, alert)
+        if reopened:
+            self._event(incident_id, t, "reopened", f"{alert.series} fires again: {alert.summary}")
+            self._notify(incident_id, t, "incident.reopened")
+            return
+        self._event(incident_id, t, "alert_joined", f"{alert.series} fires too: {alert.summary}")
+        self._tell_if_material(incident_id, t)
+
+    def _updated(self, t: AlertTransition, incident_id: str) -> None:
+        old = self.incidents[incident_id]
+        if old.status == "resolved":
+            self._event(incident_id, t, "alert_updated", "after the incident was resolved")
+            return
+        self.incidents[incident_id] = self._raised(old, t.alert)
+        raised = self.incidents[incident_id].severity != old.severity
+        reason = f"{t.alert.series}: {t.alert.severity}, {t.alert.rarity}"
+        self._event(incident_id, t, "severity_raised" if raised else "alert_updated", reason)
+        self._tell_if_material(incident_id, t)
+
+    def _resolved(self, t: AlertTransition, incident_id: str) -> None:
+        old = self.incidents[incident_id]
+        firing = [a for a in old.firing if a != t.alert.alert_id]
+        if firing or old.status == "resolved":
+            self.incidents[incident_id] = dataclasses.replace(old, firing=firing)
+            self._event(incident_id, t, "alert_resolved", f"{t.alert.series} is back to normal")
+            return
+        self._close(incident_id, t, "recovered", "every alert of it is back to normal")
+
+    def _withdrawn(self, t: AlertTransition, incident_id: str) -> None:
+        old, memo = self.incidents[incident_id], self.memos[incident_id]
+        memo = self.memos[incident_id] = dataclasses.replace(memo, alerts=memo.alerts - 1)
+        firing = [a for a in old.firing if a != t.alert.alert_id]
+        reason = f"late records made every window of {t.alert.series} normal"
+        self.incidents[incident_id] = dataclasses.replace(old, firing=firing)
+        resolution = "withdrawn" if memo.alerts == 0 else "recovered"
+        if old.status != "resolved" and not firing:
+            self._close(incident_id, t, resolution, reason)
+            return
+        if old.status == "resolved" and old.resolution == "recovered":
+            self.incidents[incident_id] = dataclasses.replace(
+                self.incidents[incident_id], resolution=resolution
+            )
+        self._event(incident_id, t, "alert_withdrawn", reason)
+
+    def _close(self, incident_id: str, t: AlertTransition, resolution: str, reason: str) -> None:
+        self.incidents[incident_id] = dataclasses.replace(
+            self.incidents[incident_id],
+            status="resolved",
+            firing=[],
+            resolved_at_ms=t.at_ms,
+            resolution=resolution,
+        )
+        self._event(incident_id, t, "resolved", reason, resolution=resolution)
+        self._notify(incident_id, t, "incident.resolved")
+
+    def _raised(self, incident: IncidentRow, alert: AlertRow) -> IncidentRow:
+        """Severity and peak only rise while an incident lives; the summary is that of the worst alert."""
+        worse = SEVERITIES.index(alert.severity) > SEVERITIES.index(incident.severity)
+        return dataclasses.replace(
+            incident,
+            severity=alert.severity if worse else incident.severity,
+            summary=alert.summary if worse or alert.score > incident.peak_score else incident.summary,
+            peak_score=max(incident.peak_score, alert.score),
+        )
+
+    # ------------------------------------------------------- events and notifications
+
+    def _event(self, incident_id: str, t: AlertTransition, kind: str, reason: str, **detail: Any) -> None:
+        """The next revision of the incident, and the event that says why."""
+        incident = self.incidents[incident_id]
+        incident = self.incidents[incident_id] = dataclasses.replace(incident, revision=incident.revision + 1)
+        self.changed[incident_id] = None
+        detail = {
+            "alert_id": t.alert.alert_id,
+            "series": t.alert.series,
+            "severity": incident.severity,
+            **detail,
+        }
+        self.events.append(
+            IncidentEventRow(incident_id, incident.revision, t.at_ms, kind, ACTOR, reason, detail)
+        )
+
+    def _tell_if_material(self, incident_id: str, t: AlertTransition) -> None:
+        """Severity raised, or twice the blast radius since the newest notification, or someone unaware."""
+        incident, memo = self.incidents[incident_id], self.memos[incident_id]
+        raised = memo.told_severity != "" and SEVERITIES.index(incident.severity) > SEVERITIES.index(
+            memo.told_severity
+        )
+        wider = memo.told_series > 0 and len(incident.series) >= 2 * memo.told_series
+        if raised or wider:
+            self._notify(incident_id, t, "incident.updated")
+        elif set(self.channels) - set(memo.aware):
+            self._notify(incident_id, t, "incident.updated", only_unaware=True)
+
+    def _notify(
+        self, incident_id: str, t: AlertTransition, event: str, *, only_unaware: bool = False
+    ) -> None:
+        """Outbox rows of this revision, per channel that wants the event.
+
+        A channel hears first that the incident is open (or open again), even when that change itself was
+        silenced; and of its end only when it had heard that. A silence holds back everything but the end.
+        """
+        memo, ends = self.memos[incident_id], event == "incident.resolved"
+        audience = [name for name in sorted(self.channels) if name in memo.aware or not ends]
+        if only_unaware:
+            audience = [name for name in audience if name not in memo.aware]
+        if not audience:
+            return
+        silence = None if ends else silence_of(t.alert, self.view.silences, t.at_ms)
+        if silence is not None:
+            reason = f"silence {silence.silence_id} of {silence.created_by}: {silence.comment}"
+            self._event(incident_id, t, "notification_silenced", reason, silence_id=silence.silence_id)
+            return
+        incident = self.incidents[incident_id]
+        for name in audience:
+            news = "incident.reopened" if name in memo.heard else "incident.opened"
+            self._send(name, incident, t, event if name in memo.aware else news)
+        keeps_told = only_unaware and bool(memo.aware)
+        self.memos[incident_id] = dataclasses.replace(
+            memo,
+            aware=() if ends else tuple(sorted({*memo.aware, *audience})),
+            heard=tuple(sorted({*memo.heard, *audience})),
+            told_severity=memo.told_severity if keeps_told else incident.severity,
+            told_series=memo.told_series if keeps_told else len(incident.series),
+        )
+
+    def _send(self, channel: str, incident: IncidentRow, t: AlertTransition, event: str) -> None:
+        if event not in self.channels[channel].events:
+            return
+        delivery_id = uuid.uuid5(NAMESPACE, json.dumps([incident.incident_id, incident.revision, channel]))
+        self.outbox.append(
+            OutboxRow(
+                delivery_id=str(delivery_id),
+                incident_id=incident.incident_id,
+                sequence=incident.revision,
+                event=event,
+                channel=channel,
+                payload=payload(event, incident, [t.alert], t.at_ms),
+                created_at_ms=t.at_ms,
+            )
+        )
+
+
+def payload(event: str, incident: IncidentRow, alerts: Iterable[AlertRow], at_ms: int) -> str:
+    """The JSON text of a notification, in the shape of Standard Webhooks: type, timestamp, data.
+
+    `data.alerts` holds the alert that caused the event; `data.series` is the whole blast radius.
+    """
+    data = {
+        "id": incident.incident_id,
+        "status": incident.status,
+        "severity": incident.severity,
+        "title": incident.title,
+        "summary": incident.summary,
+        "started_at": rfc3339(incident.started_at_ms),
+        "opened_at": rfc3339(incident.opened_at_ms),
+        "resolved_at": None if incident.resolved_at_ms is None else rfc3339(incident.resolved_at_ms),
+        "resolution": incident.resolution,
+        "series": incident.series,
+        "peak_score": incident.peak_score,
+        "revision": incident.revision,
+        "alerts": [_alert_json(alert) for alert in alerts],
+    }
+    body = {"type": event, "timestamp": rfc3339(at_ms), "data": data}
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def _alert_json(alert: AlertRow) -> dict[str, Any]:
+    return {
+        "alert_id": alert.alert_id,
+        "status": alert.status,
+        "series": alert.series,
+        "severity": alert.severity,
+        "reason": alert.reason,
+        "summary": alert.summary,
+        "window_start": rfc3339(alert.window_start_ms),
+        "window_end": rfc3339(alert.window_end_ms),
+        "score": alert.score,
+        "rarity": alert.rarity,
+        "top_features": alert.top_features,
+        "slices": alert.slices,
+        "exemplars": alert.exemplars,
+        "model_versions": alert.model_versions,
+    }

@@ -1,0 +1,145 @@
+"""What runs beside the pipeline: training in its own process, retention, the heartbeat."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from apscheduler.schedulers.background import BackgroundScheduler
+from sqlalchemy import Engine
+
+from detectors.pack import unpack
+from monitor import metrics
+from monitor.clock import Clock, SystemClock, rfc3339
+from monitor.config import Settings
+from monitor.models import TrainedModels, load_scorer
+from storage.engine import connect, upgrade
+from storage.ledger import Ledger
+from storage.models import ModelRegistry
+from storage.models import SeriesHistory as StoredHistory
+from storage.retention import purge
+from storage.types import ModelVersionRow
+
+if TYPE_CHECKING:
+    from detectors.training import SeriesHistory
+
+log = structlog.get_logger()
+
+DAY_MS = 86_400_000
+HEARTBEAT_S, TRAINING_CHECK_S, FOLD_S, RETENTION_S = 10, 5, 5, 3_600
+
+
+def schedule(
+    settings: Settings,
+    engine: Engine,
+    *,
+    ledger: Ledger,
+    models: TrainedModels,
+    clock: Clock,
+    on_committed: Callable[[], None],
+) -> BackgroundScheduler:
+    """A started scheduler with the daemon's jobs; a job that fails is logged and runs again next time."""
+    scheduler = BackgroundScheduler(
+        timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
+    )
+    database = settings.database
+
+    def retention() -> None:
+        purged = purge(
+            engine,
+            now_ms=clock.now_ms(),
+            keep_windows_ms=int(database.keep_windows_days * DAY_MS),
+            keep_rejected_ms=int(database.keep_rejected_days * DAY_MS),
+        )
+        log.info("retention", **purged)
+
+    def heartbeat() -> None:
+        metrics.HEARTBEAT.set(clock.now_ms() / 1000)
+
+    def fold() -> None:
+        if ledger.fold_pending(clock.now_ms()):
+            on_committed()
+
+    ledger.attend(clock.now_ms())
+    scheduler.add_job(heartbeat, "interval", seconds=HEARTBEAT_S, id="heartbeat")
+    scheduler.add_job(fold, "interval", seconds=FOLD_S, id="incidents of partitions that wait for others")
+    scheduler.add_job(models.tick, "interval", seconds=TRAINING_CHECK_S, id="training")
+    scheduler.add_job(retention, "interval", seconds=RETENTION_S, id="retention")
+    scheduler.start()
+    return scheduler
+
+
+def train_at(settings: Settings, trained_at_ms: int) -> dict[str, Any]:
+    """Train on the stored windows that ended by `trained_at_ms`; register the result, promoted or refused.
+
+    Runs in a process of its own. Returns what was decided: version, promoted, reason, metrics.
+    """
+    from detectors.training import train
+
+    engine = connect(settings.database.url)
+    try:
+        upgrade(engine)
+        registry = ModelRegistry(engine)
+        training = settings.training
+        champion = load_scorer(settings, registry.champion_artifact())
+        history = registry.training_set(
+            since_ms=trained_at_ms - int(training.history_days * DAY_MS),
+            until_ms=trained_at_ms,
+            max_windows=training.max_windows,
+        )
+        started_s = time.monotonic()
+        result = train(
+            {name: _unpacked(windows) for name, windows in history.series.items()},
+            champion=champion,
+            excluded=[(name, *span) for name, spans in history.excluded.items() for span in spans],
+            labels=[(x.series, x.start_ms, x.end_ms, x.label == "true_positive") for x in history.labels],
+            seed=training.seed,
+            window_ms=settings.window.length_s * 1000,
+            max_windows=training.max_windows,
+            trained_at_ms=trained_at_ms,
+        )
+        took_s = round(time.monotonic() - started_s, 2)
+        registry.add(
+            ModelVersionRow(
+                version=result.ensemble.version,
+                detector="ensemble",
+                trained_at_ms=trained_at_ms,
+                status="champion" if result.promoted else "refused",
+                metrics=result.metrics,
+                artifact=result.artifact,
+                sha256=hashlib.sha256(result.artifact).hexdigest(),
+                reason=result.reason,
+            )
+        )
+        metrics.TRAININGS.labels("promoted" if result.promoted else "refused").inc()
+        return {
+            "version": result.ensemble.version,
+            "promoted": result.promoted,
+            "reason": result.reason,
+            "trained_at": rfc3339(trained_at_ms),
+            "training_seconds": took_s,
+            "metrics": result.metrics,
+        }
+    finally:
+        engine.dispose()
+
+
+def _unpacked(windows: StoredHistory) -> SeriesHistory:
+    from detectors.training import SeriesHistory
+
+    values, counts = unpack(windows.statistics)
+    return SeriesHistory(windows.window_start_ms, values, counts)
+
+
+def train_now(settings: Settings) -> dict[str, Any]:
+    """`inferwatch train`: train on everything stored so far, in this process."""
+    engine = connect(settings.database.url)
+    try:
+        upgrade(engine)
+        newest_ms = ModelRegistry(engine).newest_window_end_ms()
+    finally:
+        engine.dispose()
+    return train_at(settings, newest_ms if newest_ms is not None else SystemClock().now_ms())

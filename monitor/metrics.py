@@ -1,0 +1,48 @@
+"""Every metric this software exposes, in one place. Units stand last in the names."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+REGISTRY = CollectorRegistry()
+
+RECORDS = Counter(
+    "inferwatch_records",
+    "Records by outcome: accepted, rejected, late, duplicate",
+    ["outcome"],
+    registry=REGISTRY,
+)
+REJECTED = Counter("inferwatch_rejected_records", "Rejected records by reason", ["reason"], registry=REGISTRY)
+WINDOWS = Counter("inferwatch_windows", "Windows closed and scored", registry=REGISTRY)
+REVISIONS = Counter(
+    "inferwatch_window_revisions", "Stored windows amended by late records", registry=REGISTRY
+)
+ALERTS = Counter("inferwatch_alerts", "Alerts fired", ["severity"], registry=REGISTRY)
+COMMITS = Counter(
+    "inferwatch_commits", "Database commits by outcome: ok, fenced, retried", ["outcome"], registry=REGISTRY
+)
+COMMIT_SECONDS = Histogram("inferwatch_commit_seconds", "Duration of one commit", registry=REGISTRY)
+SCORE_SECONDS = Histogram("inferwatch_score_seconds", "Duration of scoring one batch", registry=REGISTRY)
+SOURCE_ERRORS = Counter(
+    "inferwatch_source_errors", "Errors of the source by kind", ["kind"], registry=REGISTRY
+)
+GAPS = Counter(
+    "inferwatch_source_gap_records", "Offsets that retention deleted before they were read", registry=REGISTRY
+)
+DELIVERIES = Counter(
+    "inferwatch_deliveries",
+    "Delivery attempts by outcome: delivered, failed, dead",
+    ["outcome"],
+    registry=REGISTRY,
+)
+DELIVERY_SECONDS = Histogram(
+    "inferwatch_delivery_seconds", "Duration of one delivery attempt", registry=REGISTRY
+)
+SERIES_LIVE = Gauge("inferwatch_series_live", "Series with state in memory", registry=REGISTRY)
+TRAININGS = Counter(
+    "inferwatch_trainings", "Trainings by outcome: promoted, refused, failed", ["outcome"], registry=REGISTRY
+)
+STALLS = Counter("inferwatch_stalls", "Times the reading loop did not turn for too long", registry=REGISTRY)
+HEARTBEAT = Gauge(
+    "inferwatch_heartbeat_timestamp_seconds", "Wall time of the newest heartbeat", registry=REGISTRY
+)

@@ -1,0 +1,230 @@
+"""Which detectors are in force, from which event time on, and when they are trained anew.
+
+Trainings stand at fixed event times T. A model trained at T uses windows up to T only and comes into force
+at T + ACTIVATION_DELAY: a partition that reaches this *gate* before the training has ended waits there
+(reading is paused, the group membership is kept). In live operation the hour in between is ample; in a
+replay the wait is the training time. So the model in force is a function of the log alone.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+from detectors.base import Scorer
+from monitor import metrics
+from monitor.clock import rfc3339
+from monitor.config import Settings
+from storage.facts import Facts
+from storage.models import ModelRegistry
+
+if TYPE_CHECKING:
+    from detectors.ensemble import Ensemble
+
+log = structlog.get_logger()
+
+HOUR_MS = 3_600_000
+ACTIVATION_DELAY_MS = HOUR_MS
+SETTLED_MS = HOUR_MS // 2  # behind T; later than the default revision horizon, so what is trained on is final
+STRAGGLER_WAIT_S = 30.0
+CHOICE_CHECK_S = 10.0
+NEVER_MS = 1 << 62
+ANCHOR_KEY = "training_anchor_ms"
+
+
+class Models(Protocol):
+    """What the pipeline asks about models."""
+
+    def at_claim(self, version: str | None) -> Scorer:
+        """The scorer a partition was last committed with; None = never committed."""
+        ...
+
+    def gate_ms(self, event_ms: int) -> int:
+        """The first event time behind `event_ms` at which a model must be decided; NEVER_MS = none."""
+        ...
+
+    def decided(self, gate_ms: int) -> Scorer | None:
+        """The scorer in force from `gate_ms` on; None while its training still runs."""
+        ...
+
+    def chosen(self, current: Scorer, event_ms: int) -> Scorer:
+        """The scorer to go on with at `event_ms`: another one if a person has promoted or rolled back."""
+        ...
+
+    def observe(self, event_ms: list[int]) -> None:
+        """Told how far event time is in each partition of this process."""
+        ...
+
+
+@dataclass(slots=True)
+class FixedModel:
+    """One scorer for ever: no training, no gates."""
+
+    scorer: Scorer
+
+    def at_claim(self, version: str | None) -> Scorer:
+        return self.scorer
+
+    def gate_ms(self, event_ms: int) -> int:
+        return NEVER_MS
+
+    def decided(self, gate_ms: int) -> Scorer | None:
+        return self.scorer
+
+    def chosen(self, current: Scorer, event_ms: int) -> Scorer:
+        return self.scorer
+
+    def observe(self, event_ms: list[int]) -> None:
+        return None
+
+
+@dataclass(slots=True)
+class TrainedModels:
+    """Models of the registry, trained on the schedule of the settings in a process of its own."""
+
+    settings: Settings
+    registry: ModelRegistry
+    facts: Facts
+    train: Callable[[Settings, int], object]
+    """(settings, trained_at_ms): importable by name; trains on windows up to then, registers the result"""
+    monotonic_s: Callable[[], float]
+    training_s: float = 0.0  # wall time in which trainings ran
+    _loaded: dict[str | None, Scorer] = field(default_factory=dict)
+    _first_ms: int | None = None  # event time of the first training
+    _decided: set[int] = field(default_factory=set)
+    _training_ms: int = 0
+    _process: multiprocessing.process.BaseProcess | None = None
+    _started_s: float = 0.0
+    _waiting_since_s: float | None = None
+    _slowest_ms: int | None = None
+    _looked_s: float = float("-inf")
+    _champion: tuple[str | None, int] = (None, 0)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def at_claim(self, version: str | None) -> Scorer:
+        return self._scorer(version if version is not None else self.registry.champion())
+
+    def _scorer(self, version: str | None) -> Scorer:
+        """A registered version; the shipped prior for None and for a version that is not registered."""
+        if version not in self._loaded:
+            artifact = self.registry.artifact(version) if version is not None else None
+            self._loaded[version] = load_scorer(self.settings, artifact)
+        return self._loaded[version]
+
+    def gate_ms(self, event_ms: int) -> int:
+        if not self.settings.training.enabled:
+            return NEVER_MS
+        if self._first_ms is None:
+            hour_ms = event_ms // HOUR_MS * HOUR_MS
+            anchor_ms = int(self.facts.remember(ANCHOR_KEY, str(hour_ms)))
+            self._first_ms = anchor_ms + int(self.settings.training.first_after_h * HOUR_MS)
+        newest_ms = self._training_at_or_before(event_ms - ACTIVATION_DELAY_MS)
+        next_ms = self._first_ms if newest_ms is None else newest_ms + self._every_ms
+        return next_ms + ACTIVATION_DELAY_MS
+
+    def decided(self, gate_ms: int) -> Scorer | None:
+        at_ms = gate_ms - ACTIVATION_DELAY_MS
+        if self._is_decided(at_ms):
+            self._waiting_since_s = None
+            return self.at_claim(None)
+        now_s = self.monotonic_s()
+        if self._waiting_since_s is None:
+            self._waiting_since_s = now_s
+        if now_s - self._waiting_since_s > STRAGGLER_WAIT_S:
+            with self._lock:
+                self._start(at_ms)
+        return None
+
+    def chosen(self, current: Scorer, event_ms: int) -> Scorer:
+        now_s = self.monotonic_s()
+        if now_s - self._looked_s >= CHOICE_CHECK_S:
+            self._looked_s = now_s
+            self._champion = (self.registry.champion(), self.registry.champion_trained_at_ms() or 0)
+        version, trained_ms = self._champion
+        if trained_ms + ACTIVATION_DELAY_MS > event_ms:
+            return current  # its gate is still ahead
+        return self._scorer(version)
+
+    def observe(self, event_ms: list[int]) -> None:
+        self._slowest_ms = min(event_ms, default=None)
+
+    def tick(self) -> None:
+        """End and start trainings; called every few seconds, from any one thread at a time."""
+        with self._lock:
+            self._reap()
+            if self._first_ms is None or self._slowest_ms is None:
+                return
+            at_ms = self._training_at_or_before(self._slowest_ms - SETTLED_MS)
+            if at_ms is not None and not self._is_decided(at_ms):
+                self._start(at_ms)
+
+    @property
+    def _every_ms(self) -> int:
+        return int(self.settings.training.every_h * HOUR_MS)
+
+    def _training_at_or_before(self, event_ms: int) -> int | None:
+        assert self._first_ms is not None
+        if event_ms < self._first_ms:
+            return None
+        return event_ms - (event_ms - self._first_ms) % self._every_ms
+
+    def _is_decided(self, at_ms: int) -> bool:
+        if at_ms not in self._decided and self.registry.is_decided(at_ms):
+            self._decided.add(at_ms)
+            if self._process is not None and at_ms == self._training_ms:
+                self.training_s += self.monotonic_s() - self._started_s
+        return at_ms in self._decided
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.join(5)
+
+    def _start(self, at_ms: int) -> None:
+        if self._process is not None:
+            return
+        context = multiprocessing.get_context("spawn")
+        self._process = context.Process(target=_train_politely, args=(self.train, self.settings, at_ms))
+        self._training_ms, self._started_s = at_ms, self.monotonic_s()
+        self._process.start()
+        log.info("training_started", trained_at=rfc3339(at_ms))
+
+    def _reap(self) -> None:
+        """Notice that a training has ended; one that died or hangs is decided as failed."""
+        process = self._process
+        if process is None:
+            return
+        took_s = self.monotonic_s() - self._started_s
+        if process.is_alive():
+            if took_s <= self.settings.training.timeout_s:
+                return
+            process.kill()
+        process.join()
+        if not self._is_decided(self._training_ms):
+            self.registry.record_failure(
+                self._training_ms, f"training ended with exit code {process.exitcode}"
+            )
+            metrics.TRAININGS.labels("failed").inc()
+        self._process = None
+        log.info("training_ended", trained_at=rfc3339(self._training_ms), seconds=round(took_s, 1))
+
+
+def load_scorer(settings: Settings, artifact: bytes | None) -> Ensemble:
+    """The scorer of a registered artefact, or the shipped prior without one."""
+    from detectors import artifacts, ensemble
+
+    budget, window_ms = settings.detection.false_alarms_per_week, settings.window.length_s * 1000
+    if artifact is None:
+        return ensemble.Ensemble.prior(false_alarms_per_week=budget, window_ms=window_ms)
+    return artifacts.load(artifact, false_alarms_per_week=budget, window_ms=window_ms)
+
+
+def _train_politely(train: Callable[[Settings, int], object], settings: Settings, at_ms: int) -> None:
+    os.nice(10)
+    train(settings, at_ms)

@@ -1,0 +1,199 @@
+"""One claimed partition: everything in memory that belongs to it, and the commit it is drafting.
+
+All of it is thrown away when the claim is lost; all of it comes back from the claim of the next owner.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from detectors.base import Scorer, SeriesStates
+from monitor.alerting import AlertState
+from monitor.records import RecordColumns, RejectedRecord
+from monitor.sources.base import Assigned, Gap, Partition, RawBatch, Undecodable
+from monitor.windows import Added, PartitionWindows, SeriesInfo
+from storage.types import (
+    AlertTransition,
+    Claim,
+    Commit,
+    RejectedRow,
+    RevisedWindow,
+    ScoredWindows,
+    SeriesRow,
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decoded:
+    """A decoded stretch of a partition: accepted columns and rejected messages up to `next_offset`."""
+
+    records: RecordColumns
+    rejected: list[RejectedRecord]
+    next_offset: int
+
+    def split(self, row: int) -> tuple[Decoded, Decoded]:
+        """Cut before record `row` (0 <= row < len(records)); rejects go where their offsets belong."""
+        offset = int(self.records.offsets[row])
+        before = [r for r in self.rejected if r.offset < offset]
+        after = [r for r in self.rejected if r.offset >= offset]
+        left = Decoded(self.records.take(slice(0, row)), before, offset)
+        return left, Decoded(self.records.take(slice(row, None)), after, self.next_offset)
+
+
+@dataclass(slots=True)
+class Draft:
+    """What the next commit of a partition will hold. Counts are increments."""
+
+    accepted: int = 0
+    late: int = 0
+    duplicates: int = 0
+    windows: list[ScoredWindows] = field(default_factory=list)
+    revisions: list[RevisedWindow] = field(default_factory=list)
+    touched: dict[str, SeriesInfo] = field(default_factory=dict)
+    expired: list[str] = field(default_factory=list)
+    rejected: list[RejectedRow] = field(default_factory=list)
+    transitions: list[AlertTransition] = field(default_factory=list)
+    sketches: dict[tuple[str, int], bytes | None] = field(default_factory=dict)
+    window_rows: int = 0
+
+    def count(self, added: Added) -> None:
+        self.accepted += added.accepted
+        self.late += added.late
+        self.duplicates += added.duplicates
+
+    def expire(self, series: str) -> None:
+        self.touched.pop(series, None)
+        self.expired.append(series)
+
+    def close(self, rows: ScoredWindows, infos: Iterable[SeriesInfo]) -> None:
+        self.windows.append(rows)
+        self.window_rows += len(rows.series)
+        for info in infos:
+            self.touched[info.series] = info
+        if self.expired:  # a series that came back before its expiry was written
+            self.expired = [series for series in self.expired if series not in self.touched]
+        for series, sketch in zip(rows.series, rows.sketches, strict=True):
+            if sketch is not None:
+                self.sketches[series, rows.window_start_ms] = sketch
+
+    def revise(self, row: RevisedWindow, info: SeriesInfo) -> None:
+        self.revisions.append(row)
+        self.touched[info.series] = info
+        self.sketches[row.series, row.window_start_ms] = row.sketch
+
+
+@dataclass(slots=True, eq=False)
+class OwnedPartition:
+    """A partition this process has claimed, with its windows, detector states and alerts."""
+
+    assigned: Assigned
+    claim: Claim
+    windows: PartitionWindows
+    scorer: Scorer
+    states: SeriesStates
+    alerts: dict[str, AlertState]
+    draft: Draft
+    next_offset: int | None
+    committed_offset: int | None
+    committed_at_s: float  # monotonic
+    inbox: deque[RawBatch | Decoded | Gap | Undecodable] = field(default_factory=deque)
+    read_at_s: float = 0.0  # monotonic time of the newest message
+    told_at_s: float = 0.0  # monotonic time when the ledger was last told whether this partition lags
+    resting: bool = False  # the ledger knows that everything is read
+    source_paused: bool = False
+    ended: bool = False
+    gate_ms: int | None = None  # event time at which a model must be decided before reading on
+    at_gate: bool = False
+
+    @property
+    def key(self) -> Partition:
+        return self.assigned.partition
+
+    @property
+    def dirty(self) -> bool:
+        return self.next_offset != self.committed_offset or bool(self.draft.windows or self.draft.transitions)
+
+    @property
+    def event_ms(self) -> int | None:
+        """How far event time is: the watermark, or the gate it waits at."""
+        return self.gate_ms if self.at_gate else self.windows.watermark_ms
+
+    def rebuilding(self, offset: int) -> bool:
+        """True below the claimed offset: such records only rebuild open windows."""
+        return self.claim.next_offset is not None and offset < self.claim.next_offset
+
+    def without_known_rejects(self, decoded: Decoded) -> Decoded:
+        """Drop what an earlier owner has accounted for: rejects are stored, and stay rejected."""
+        if not len(decoded.records) and not decoded.rejected:
+            return decoded
+        records = decoded.records
+        if self.claim.rejected_offsets and len(records) and self.rebuilding(int(records.offsets[0])):
+            known = np.fromiter(self.claim.rejected_offsets, np.int64)
+            records = records.take(~np.isin(records.offsets, known))
+        rejected = [r for r in decoded.rejected if not self.rebuilding(r.offset)]
+        return Decoded(records, rejected, decoded.next_offset)
+
+    def first_row_at(self, records: RecordColumns, event_ms: int) -> int | None:
+        """Index of the first unaccounted record at or behind event time `event_ms`, None without one."""
+        ahead = records.timestamp_ms >= event_ms
+        if self.claim.next_offset is not None:
+            ahead &= records.offsets >= self.claim.next_offset
+        hits = np.flatnonzero(ahead)
+        return int(hits[0]) if len(hits) else None
+
+    def take_draft(self, now_ms: int) -> Commit:
+        """The drafted commit; the draft itself stays until `committed` says the database has it."""
+        draft, claim = self.draft, self.claim
+        assert self.next_offset is not None
+        series = [
+            SeriesRow(
+                series=info.series,
+                model=info.model,
+                endpoint=info.endpoint,
+                first_seen_ms=info.first_seen_ms,
+                last_record_ms=info.last_record_ms,
+                window_state=info.state,
+                detector_state=self.states.dump(info.series) if info.series in self.states else None,
+                alert_state=self.alerts[info.series].to_bytes() if info.series in self.alerts else None,
+            )
+            for info in draft.touched.values()
+        ]
+        return Commit(
+            topic=self.key.topic,
+            partition=self.key.partition,
+            epoch=claim.epoch,
+            old_next_offset=self.committed_offset,
+            next_offset=self.next_offset,
+            restart_offset=self.windows.restart_offset(self.next_offset),
+            close_offset=self.windows.close_offset,
+            watermark_ms=self.windows.watermark_ms,
+            committed_at_ms=now_ms,
+            records=draft.accepted + draft.late + draft.duplicates + len(draft.rejected),
+            accepted=draft.accepted,
+            rejected=len(draft.rejected),
+            late=draft.late,
+            duplicates=draft.duplicates,
+            model_version=self.scorer.version,
+            windows=draft.windows,
+            revisions=draft.revisions,
+            series=series,
+            expired_series=draft.expired,
+            rejected_rows=draft.rejected,
+            transitions=draft.transitions,
+            alerts=[self.alerts[name].alert for name in draft.touched if self._fires(name)],
+            topic_id=self.assigned.topic_id,
+            leader_epoch=self.assigned.leader_epoch,
+        )
+
+    def _fires(self, series: str) -> bool:
+        return series in self.alerts and self.alerts[series].status == "firing"
+
+    def committed(self, now_s: float) -> None:
+        self.committed_offset = self.next_offset
+        self.committed_at_s = now_s
+        self.resting = False
+        self.draft = Draft()

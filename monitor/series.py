@@ -1,0 +1,215 @@
+"""The live series of one partition: their names, when they were seen, and what they have shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from monitor.records import RecordColumns
+
+Int64 = npt.NDArray[np.int64]
+Int32 = npt.NDArray[np.int32]
+Bool = npt.NDArray[np.bool_]
+
+NEVER_MS = -(1 << 62)
+FOREVER_MS = 1 << 62
+KNOWN_VERSIONS = 256  # model versions remembered per series, the newest ones
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesInfo:
+    """A live series as it is stored between runs."""
+
+    series: str
+    model: str
+    endpoint: str
+    first_seen_ms: int
+    last_record_ms: int
+    state: bytes | None  # opaque: known model versions and the like
+
+
+def series_name(parts: Sequence[str]) -> str:
+    """Join the parts with "/": absent trailing parts are omitted, "/" and "%" are encoded but in the last.
+
+    >>> series_name(["org/llama", "/v1/chat"])
+    'org%2Fllama//v1/chat'
+    """
+    named = [part.replace("%", "%25").replace("/", "%2F") for part in parts[:-1]] + [parts[-1]]
+    while len(named) > 1 and not named[-1]:
+        named.pop()
+    return "/".join(named)
+
+
+class _State(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    format: int
+    versions: list[str]
+
+
+_decoder = msgspec.msgpack.Decoder(_State)
+
+
+class SeriesTable:
+    """Series by a small integer (sid), struct-of-arrays; a series is live from a record to its expiry."""
+
+    def __init__(self, series_by: Sequence[str], known: Iterable[SeriesInfo], suffix: str = "") -> None:
+        """`suffix` ends the names of series that are not among the known ones.
+
+        Raises ValueError for a state that this version has not written.
+        """
+        self._series_by = tuple(series_by)
+        self._suffix = suffix
+        self._sid_of: dict[str, int] = {}
+        self._sid_of_parts: dict[tuple[str, ...], int] = {}  # only saves work, may be emptied
+        self._free: list[int] = []
+        self.names: list[str] = []  # by sid
+        self._labels: list[tuple[str, str]] = []  # model, endpoint
+        self._versions: list[dict[str, None]] = []
+        self._states: list[bytes | None] = []  # the versions as they are stored
+        self._infos: list[SeriesInfo | None] = []
+        self._taken = np.zeros(0, np.bool_)  # the sid belongs to a series
+        self.first_ms = np.zeros(0, np.int64)
+        self.last_ms = np.zeros(0, np.int64)
+        self._order: Int64 | None = None
+        for info in known:
+            sid = self._sid(info.series, info.model, info.endpoint)
+            self.first_ms[sid], self.last_ms[sid] = info.first_seen_ms, info.last_record_ms
+            if info.state:
+                self._versions[sid] = dict.fromkeys(_decode_state(info.state))
+
+    def resolve(self, records: RecordColumns) -> Int32:
+        """[n], the sid of every record; a series that was never seen gets one, without being live."""
+        columns = [records.text[name] for name in self._series_by]
+        code, size = np.zeros(len(records), np.int64), 1
+        for column in columns:
+            width = len(column.values) + 1
+            code, size = code * width + (column.codes + 1), size * width
+            if size > 4 * len(records) + 65_536:
+                found, code = np.unique(code, return_inverse=True)
+                size = len(found)
+        example = np.full(size, -1, np.int64)
+        example[code] = np.arange(len(code))
+        present = np.flatnonzero(example >= 0)
+        texts = []
+        for column in columns:
+            values = [*column.values, ""]
+            texts.append([values[i] for i in column.codes[example[present]].tolist()])
+        combined = list(zip(*texts, strict=True))
+        sids = [self._sid_of_parts.get(parts, -1) for parts in combined]
+        table = np.full(size, -1, np.int32)
+        table[present] = [
+            self._new_sid(parts) if sid < 0 else sid for parts, sid in zip(combined, sids, strict=True)
+        ]
+        return table[code]
+
+    def _new_sid(self, parts: tuple[str, ...]) -> int:
+        named = dict(zip(self._series_by, parts, strict=True))
+        name = series_name(parts)
+        if name not in self._sid_of:
+            name += self._suffix
+        sid = self._sid(name, named.get("model", ""), named.get("endpoint", ""))
+        self._sid_of_parts[parts] = sid
+        return sid
+
+    def _sid(self, name: str, model: str, endpoint: str) -> int:
+        sid = self._sid_of.get(name)
+        if sid is not None:
+            return sid
+        if not self._free:
+            self._grow()
+        sid = self._sid_of[name] = self._free.pop()
+        self.names[sid], self._labels[sid], self._taken[sid] = name, (model, endpoint), True
+        return sid
+
+    def _grow(self) -> None:
+        size = len(self.names)
+        added = max(size, 64)
+        self._free.extend(range(size + added - 1, size - 1, -1))
+        self.names.extend([""] * added)
+        self._labels.extend([("", "")] * added)
+        self._versions.extend({} for _ in range(added))
+        self._states.extend([None] * added)
+        self._infos.extend([None] * added)
+        self._taken = np.concatenate([self._taken, np.zeros(added, np.bool_)])
+        self.first_ms = np.concatenate([self.first_ms, np.full(added, FOREVER_MS)])
+        self.last_ms = np.concatenate([self.last_ms, np.full(added, NEVER_MS)])
+
+    def seen(self, sid: Int64, first_ms: Int64, last_ms: Int64) -> None:
+        """Records of these (distinct) series were counted; it makes them live."""
+        changed = (first_ms < self.first_ms[sid]) | (last_ms > self.last_ms[sid])
+        if not changed.any():
+            return
+        changed_sid = sid[changed]
+        if (self.first_ms[changed_sid] == FOREVER_MS).any():
+            self._order = None
+        self.first_ms[sid] = np.minimum(self.first_ms[sid], first_ms)
+        self.last_ms[sid] = np.maximum(self.last_ms[sid], last_ms)
+        for each in changed_sid.tolist():
+            self._infos[each] = None
+
+    def live(self) -> Int64:
+        """sids of the live series, ascending by name; the same array until a series comes or goes."""
+        if self._order is None:
+            live = np.flatnonzero(self.first_ms < FOREVER_MS).tolist()
+            self._order = np.array(sorted(live, key=self.names.__getitem__), np.int64)
+        return self._order
+
+    def show_versions(self, sid: int, versions: Sequence[str]) -> bool:
+        """Remember model versions; True if one of them is new and not the series' first."""
+        known = self._versions[sid]
+        unknown = [version for version in versions if version not in known]
+        if not unknown:
+            return False
+        is_new = bool(known)
+        known.update(dict.fromkeys(unknown))
+        while len(known) > KNOWN_VERSIONS:
+            del known[next(iter(known))]
+        self._states[sid] = self._infos[sid] = None
+        return is_new
+
+    def info(self, sid: int) -> SeriesInfo:
+        found = self._infos[sid]
+        if found is None:
+            model, endpoint = self._labels[sid]
+            state = self._states[sid]
+            if state is None and self._versions[sid]:
+                state = self._states[sid] = msgspec.msgpack.encode(_State(1, list(self._versions[sid])))
+            first, last = int(self.first_ms[sid]), int(self.last_ms[sid])
+            found = self._infos[sid] = SeriesInfo(self.names[sid], model, endpoint, first, last, state)
+        return found
+
+    def expire(self, sids: Int64) -> tuple[str, ...]:
+        """These series are live no longer and remember nothing. Returns their names."""
+        self.first_ms[sids], self.last_ms[sids] = FOREVER_MS, NEVER_MS
+        for sid in sids.tolist():
+            self._versions[sid], self._states[sid], self._infos[sid] = {}, None, None
+        self._order = None
+        return tuple(self.names[sid] for sid in sids.tolist())
+
+    def forget_all_but(self, held: Sequence[Int32]) -> None:
+        """Free every series that is neither live nor held."""
+        idle = np.flatnonzero(self._taken & (self.first_ms == FOREVER_MS))
+        if not len(idle):
+            return
+        if held:
+            idle = np.setdiff1d(idle, np.concatenate(held))
+        for sid in idle.tolist():
+            del self._sid_of[self.names[sid]]
+            self.names[sid] = ""
+            self._free.append(sid)
+        self._taken[idle] = False
+        if len(idle):
+            self._sid_of_parts.clear()
+
+
+def _decode_state(state: bytes) -> list[str]:
+    try:
+        decoded = _decoder.decode(state)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"not a series state: {error}") from None
+    if decoded.format != 1:
+        raise ValueError(f"series state of format {decoded.format}")
+    return decoded.versions

@@ -1,0 +1,400 @@
+"""Kafka through kafka-python: one member of a consumer group.
+
+Threads: kafka-python calls the rebalance listener on its own IO thread, where only `seek` and `pause`
+are safe; everything else happens in the thread that polls. Where reading goes on is decided by the
+caller (`start`), never by offsets committed to Kafka.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from kafka import OffsetAndMetadata, TopicPartition
+from kafka import errors as kafka_errors
+from kafka.consumer.subscription_state import ConsumerRebalanceListener
+
+from monitor import metrics
+from monitor.clock import Clock, SystemClock
+from monitor.config import SourceSettings
+from monitor.errors import SourceError
+from monitor.sources.base import Assigned, Event, Gap, Partition, Progress, Revoked, Undecodable
+from monitor.sources.batches import pack
+from monitor.sources.kafka_client import (
+    await_partitions,
+    client_options,
+    close_within,
+    group_consumer,
+    keep_join_result,
+)
+from monitor.sources.probe import unreadable_range
+
+log = structlog.get_logger(__name__)
+
+LOOKUP_TIMEOUT_MS = 2_000
+HOLE_S = 1.0  # a partition that lags and does not move for this long may stand before a hole in the offsets
+STALL_S = 60.0  # a partition that lags and does not move for this long gets a new consumer
+METADATA_TIMEOUT_S = 1.0
+CONFIRMED_S, CONFIRM_TIMEOUT_MS = 5.0, 1_000
+REFUSED = (
+    kafka_errors.SaslAuthenticationFailedError,
+    kafka_errors.AuthorizationError,
+    kafka_errors.UnsupportedVersionError,
+)
+AWAY = (
+    kafka_errors.RetriableError,
+    kafka_errors.KafkaConnectionError,
+    kafka_errors.KafkaTimeoutError,
+    OSError,
+)
+
+
+@dataclass
+class _Owned:
+    """A partition of ours, as the polling thread sees it."""
+
+    started: bool = False
+    paused: bool = True
+    from_configured_start: bool = False  # `start(None)` whose offset is not looked up yet
+    position: int = 0
+    moved_s: float = 0.0  # when `position` last changed, or there was nothing to read
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc] # kafka-python has no types
+    """Runs on the client's IO thread: parks a new partition and writes the event down; never raises."""
+
+    def __init__(self, consumer: Any, events: deque[Event]) -> None:
+        self.consumer, self.events = consumer, events
+
+    def on_partitions_assigned(self, assigned: Any) -> None:
+        for tp in sorted(assigned):
+            try:
+                self.consumer.seek(tp, 0)
+                self.consumer.pause(tp)
+            except Exception as error:
+                log.error("source.assign_failed", partition=str(tp), error=repr(error))
+            self.events.append(_assigned(self.consumer, tp))
+
+    def on_partitions_revoked(self, revoked: Any) -> None:
+        self.events.extend(Revoked(_partition(tp)) for tp in sorted(revoked))
+
+    on_partitions_lost = on_partitions_revoked
+
+
+class KafkaSource:
+    """Reads `settings.topics` as a member of `settings.group_id`. See `Source` for the contract.
+
+    A broker that is away makes `poll` return nothing; it is logged once per outage. A batch the client
+    cannot read is found by bisection, handed out as Undecodable and stepped over.
+    """
+
+    def __init__(self, settings: SourceSettings, clock: Clock | None = None) -> None:
+        self.settings = settings
+        self.clock = clock or SystemClock()
+        self._consumer: Any = None
+        self._callbacks: deque[Event] = deque()  # filled on the IO thread
+        self._owned: dict[Partition, _Owned] = {}
+        self._unreadable: dict[Partition, list[Undecodable]] = {}
+        self._confirmed: dict[
+            Partition, tuple[int, float]
+        ] = {}  # end of the log, and when the broker said so
+        self._away = False
+        self._closed = False
+
+    def poll(self, timeout_s: float, max_records: int = 50_000) -> list[Event]:
+        deadline_s = self.clock.monotonic_s() + timeout_s
+        events: list[Event] = []
+        records: dict[Any, list[Any]] = {}
+        try:
+            if self._consumer is None:
+                self._connect()
+            self._look_up_starts()
+            events += self._step_over_known()
+            left_ms = max(0, round(1000 * (deadline_s - self.clock.monotonic_s())))
+            keep_join_result(self._consumer)
+            records = self._consumer.poll(timeout_ms=left_ms, max_records=max_records)
+            self._came_back()
+        except kafka_errors.OffsetOutOfRangeError as error:
+            self._seek_back()
+            events += self._gaps(error)
+        except REFUSED as error:
+            raise SourceError(f"Kafka refuses: {error!r}") from error
+        except AWAY as error:
+            self._went_away(error, deadline_s)
+        except Exception as error:
+            events += self._recover(error)
+        before = self._drain_callbacks()
+        batches = self._batches(records)
+        self._watch()
+        return before + events + batches
+
+    def _connect(self) -> None:
+        consumer = group_consumer(self.settings)
+        consumer.subscribe(self.settings.topics, listener=_Listener(consumer, self._callbacks))
+        self._consumer = consumer
+        await_partitions(consumer, self.settings.topics, METADATA_TIMEOUT_S)
+
+    def _drain_callbacks(self) -> list[Event]:
+        events: list[Event] = []
+        while self._callbacks:
+            event = self._callbacks.popleft()
+            if isinstance(event, Assigned):
+                self._owned[event.partition] = _Owned(moved_s=self.clock.monotonic_s())
+            elif isinstance(event, Revoked) and self._owned.pop(event.partition, None) is None:
+                continue
+            events.append(event)
+        return events
+
+    def _batches(self, records: dict[Any, list[Any]]) -> list[Event]:
+        batches: list[Event] = []
+        for tp, found in records.items():
+            partition = _partition(tp)
+            owned = self._owned.get(partition)
+            if owned is None or not owned.started:
+                continue  # revoked, or revoked and assigned anew, while these were under way
+            found = [record for record in found if record.offset >= owned.position]
+            if found:
+                offsets = [record.offset for record in found]
+                batches.append(pack(partition, offsets, [record.value for record in found]))
+                owned.position = offsets[-1] + 1
+                owned.moved_s = self.clock.monotonic_s()
+        return batches
+
+    def _seek_back(self) -> None:
+        """After a poll that failed: what it had drained before is fetched again, not lost."""
+        for partition, owned in self._owned.items():
+            if self._consumer is not None and owned.started and not owned.from_configured_start:
+                with contextlib.suppress(ValueError, AssertionError):  # revoked meanwhile
+                    self._consumer.seek(TopicPartition(*partition), owned.position)
+
+    def _look_up_starts(self) -> None:
+        for partition, owned in self._owned.items():
+            if owned.started and owned.from_configured_start:
+                tp = TopicPartition(*partition)
+                earliest = self.settings.start == "earliest"
+                ask = self._consumer.beginning_offsets if earliest else self._consumer.end_offsets
+                self._begin(partition, owned, ask([tp], timeout_ms=LOOKUP_TIMEOUT_MS)[tp])
+
+    def _begin(self, partition: Partition, owned: _Owned, offset: int) -> None:
+        tp = TopicPartition(*partition)
+        owned.position, owned.from_configured_start = offset, False
+        owned.moved_s = self.clock.monotonic_s()
+        with contextlib.suppress(ValueError, AssertionError):  # revoked meanwhile; the event is on its way
+            self._consumer.seek(tp, offset)
+            if not owned.paused:
+                self._consumer.resume(tp)
+
+    def _gaps(self, error: Exception) -> list[Event]:
+        """Offsets that are out of range: behind the log's start is a gap, beyond its end an error."""
+        gaps: list[Event] = []
+        for tp, offset in dict(error.args[0]).items():
+            partition = _partition(tp)
+            owned = self._owned.get(partition)
+            if owned is None or not owned.started:
+                continue
+            try:
+                first = self._consumer.beginning_offsets([tp], timeout_ms=LOOKUP_TIMEOUT_MS)[tp]
+                end = self._consumer.end_offsets([tp], timeout_ms=LOOKUP_TIMEOUT_MS)[tp]
+            except AWAY:
+                continue  # the next poll fails on the same offset
+            if offset > end:
+                raise SourceError(
+                    f"{partition} ends at {end}, but {offset} was reached before: "
+                    "the topic was truncated or made anew"
+                ) from error
+            if first > offset:
+                gaps.append(Gap(partition, offset, first))
+                self._begin(partition, owned, first)
+            else:
+                self._begin(partition, owned, offset)
+        return gaps
+
+    def _recover(self, error: Exception) -> list[Event]:
+        """An exception nobody expects from a poll: find the batch at fault, or begin with a new consumer."""
+        metrics.SOURCE_ERRORS.labels(kind="poll").inc()
+        log.warning("source.poll_failed", error=repr(error)[:500])
+        self._seek_back()
+        found: list[Event] = []
+        for partition, owned in self._owned.items():
+            if not owned.started or owned.paused or owned.from_configured_start:
+                continue
+            with contextlib.suppress(*AWAY):
+                damaged = unreadable_range(client_options(self.settings), partition, owned.position)
+                if damaged is not None:
+                    event = Undecodable(partition, *damaged)
+                    self._unreadable.setdefault(partition, []).append(event)
+                    self._begin(partition, owned, event.end)
+                    found.append(event)
+        if not found:
+            self._rebuild("unexpected error")
+        return found
+
+    def _step_over_known(self) -> list[Event]:
+        """A seek behind a known unreadable batch, before the client touches it, costs nothing."""
+        found: list[Event] = []
+        for partition, damaged in self._unreadable.items():
+            owned = self._owned.get(partition)
+            if owned is None or not owned.started or owned.paused or owned.from_configured_start:
+                continue
+            for event in damaged:
+                if event.first <= owned.position < event.end:
+                    found.append(Undecodable(partition, owned.position, event.end, event.reason))
+                    self._begin(partition, owned, event.end)
+        return found
+
+    def _rebuild(self, why: str) -> None:
+        """Leave the group and join again with a new consumer; partitions come back as Assigned."""
+        metrics.SOURCE_ERRORS.labels(kind="rebuild").inc()
+        log.warning("source.rebuild", reason=why)
+        old, self._consumer = self._consumer, None
+        close_within(old, 2.0)
+        self._callbacks.clear()
+        self._callbacks.extend(Revoked(partition) for partition in self._owned)
+
+    def _watch(self) -> None:
+        """A partition that lags and stands still: offsets without records, or a client that is stuck."""
+        if self._consumer is None or self._away:
+            return
+        now_s = self.clock.monotonic_s()
+        for partition, owned in self._owned.items():
+            if not owned.started or owned.paused or owned.from_configured_start:
+                owned.moved_s = now_s
+                continue
+            end = self._end(partition)
+            if end is None or owned.position >= end:
+                owned.moved_s = now_s
+            elif now_s - owned.moved_s > HOLE_S and (at := self._client_position(partition)) > owned.position:
+                owned.position, owned.moved_s = at, now_s
+            elif now_s - owned.moved_s > STALL_S:
+                self._rebuild(f"{partition} stands at {owned.position} of {end}")
+                return
+
+    def _client_position(self, partition: Partition) -> int:
+        """The client's position; control records and compaction put it ahead of the last record.
+
+        Not for every poll: this call begins an offset validation of its own, and one that is cut short
+        keeps the partition from being fetched.
+        """
+        try:
+            found = self._consumer.position(TopicPartition(*partition), timeout_ms=LOOKUP_TIMEOUT_MS)
+        except Exception:
+            return -1
+        return -1 if found is None else int(found)
+
+    def _end(self, partition: Partition) -> int | None:
+        try:
+            end = self._consumer.highwater(TopicPartition(*partition))
+        except Exception:
+            return None
+        return None if end is None else int(end)
+
+    def _went_away(self, error: BaseException, deadline_s: float) -> None:
+        metrics.SOURCE_ERRORS.labels(kind="unavailable").inc()
+        self._seek_back()
+        if not self._away:
+            self._away = True
+            log.warning("source.unavailable", error=repr(error)[:500])
+        threading.Event().wait(max(0.0, deadline_s - self.clock.monotonic_s()))
+
+    def _came_back(self) -> None:
+        if self._away:
+            self._away = False
+            log.info("source.available")
+
+    def start(self, partition: Partition, offset: int | None) -> None:
+        owned = self._owned.get(partition)
+        if owned is None:
+            return  # revoked; the event was handed out or is on its way
+        owned.started, owned.paused, owned.from_configured_start = True, False, offset is None
+        if offset is not None:
+            self._begin(partition, owned, offset)
+
+    def pause(self, partition: Partition) -> None:
+        self._set_paused(partition, True)
+
+    def resume(self, partition: Partition) -> None:
+        self._set_paused(partition, False)
+
+    def _set_paused(self, partition: Partition, paused: bool) -> None:
+        owned = self._owned.get(partition)
+        if owned is None or not owned.started or owned.paused == paused:
+            return
+        owned.paused = paused
+        if self._consumer is not None and not owned.from_configured_start:
+            change = self._consumer.pause if paused else self._consumer.resume
+            with contextlib.suppress(Exception):  # revoked meanwhile
+                change(TopicPartition(*partition))
+
+    def commit(self, offsets: dict[Partition, int]) -> None:
+        if self._consumer is None or not offsets:
+            return
+        wanted = {TopicPartition(*p): OffsetAndMetadata(offset, "", -1) for p, offset in offsets.items()}
+        try:
+            self._consumer.commit_async(wanted, callback=_committed)
+        except Exception as error:
+            _committed(wanted, error)
+
+    def progress(self) -> dict[Partition, Progress]:
+        """A partition is shown at its end only if the broker has said so within the last seconds."""
+        reading = {
+            partition: owned
+            for partition, owned in self._owned.items()
+            if owned.started and not owned.from_configured_start
+        }
+        ends = {partition: self._end(partition) for partition in reading}
+        at_end = [p for p, end in ends.items() if end is not None and reading[p].position >= end]
+        ends.update(self._confirm(at_end))
+        return {p: Progress(owned.position, ends[p], owned.paused) for p, owned in reading.items()}
+
+    def _confirm(self, partitions: list[Partition]) -> dict[Partition, int | None]:
+        """The ends of logs, asked of the broker; what the last fetch said may be old when it hangs."""
+        now_s = self.clock.monotonic_s()
+        unsure = [
+            p for p in partitions if now_s - self._confirmed.get(p, (0, -CONFIRMED_S))[1] >= CONFIRMED_S
+        ]
+        if unsure and self._consumer is not None and not self._away:
+            try:
+                wanted = [TopicPartition(*p) for p in unsure]
+                found = self._consumer.end_offsets(wanted, timeout_ms=CONFIRM_TIMEOUT_MS)
+            except Exception as error:
+                log.info("source.end_unknown", error=repr(error)[:300])
+                found = {}
+            self._confirmed.update({_partition(tp): (int(end), now_s) for tp, end in found.items()})
+        fresh = {p: self._confirmed[p] for p in partitions if p in self._confirmed}
+        return {
+            p: fresh[p][0] if p in fresh and now_s - fresh[p][1] < CONFIRMED_S else None for p in partitions
+        }
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        if not self._closed:
+            self._closed = True
+            close_within(self._consumer, timeout_s)
+            self._consumer = None
+            self._owned.clear()
+
+
+def _partition(tp: Any) -> Partition:
+    return Partition(tp.topic, tp.partition)
+
+
+def _assigned(consumer: Any, tp: Any) -> Assigned:
+    """With the topic's id and leader epoch, as far as the client's metadata shows them."""
+    topic_id = leader_epoch = partitions = None
+    with contextlib.suppress(Exception):
+        cluster = consumer._client.cluster
+        found = cluster.topic_id(tp.topic)
+        topic_id = None if found is None else str(found)
+        epoch = cluster.leader_epoch_for_partition(tp)
+        leader_epoch = None if epoch is None or epoch < 0 else int(epoch)
+        partitions = len(cluster.partitions_for_topic(tp.topic) or ()) or None
+    return Assigned(_partition(tp), topic_id, leader_epoch, partitions)
+
+
+def _committed(offsets: Any, response: Any) -> None:
+    if isinstance(response, Exception):
+        metrics.SOURCE_ERRORS.labels(kind="commit").inc()
+        log.info("source.commit_failed", error=repr(response)[:300])

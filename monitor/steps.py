@@ -1,0 +1,67 @@
+"""What the windows of a partition hand out: the steps of a log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from detectors.types import WindowBatch
+from monitor.series import SeriesInfo
+
+SketchLoader = Callable[[str, int], bytes | None]
+"""(series, window_start_ms) -> the stored sketch of a closed window, None if it is beyond the horizon."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """One value of one field inside a window, to find out who is guilty."""
+
+    field: str  # "model_version" | "tenant" | "region" | "error_type"
+    value: str
+    records: int
+    errors: int
+    latency_mean_ms: float  # NaN without latencies
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedWindows:
+    """All windows of the partition with one start, closed together; rows align with batch.series."""
+
+    batch: WindowBatch
+    infos: list[SeriesInfo]
+    sketches: list[bytes | None]  # None for an empty window
+    slices: Callable[[int], list[Slice]]  # row -> slices; computed only when asked
+    exemplars: Callable[[int], dict[str, list[str]]]  # row -> {"slow": [...], "error": [...], "any": [...]}
+
+
+@dataclass(frozen=True, slots=True)
+class AmendedWindow:
+    """A closed window that late records changed: the whole window as it is now (one row)."""
+
+    batch: WindowBatch
+    info: SeriesInfo
+    sketch: bytes
+    late_records: int
+    at_ms: int  # event time at which the change counts: end of the next window to close
+
+
+@dataclass(frozen=True, slots=True)
+class ExpiredSeries:
+    """Series that were silent for longer than empty_for_s; the step before held their last windows."""
+
+    at_ms: int  # end of these windows
+    infos: list[SeriesInfo]
+
+
+Step = ClosedWindows | AmendedWindow | ExpiredSeries
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What a call did. Steps stand in the order in which they happened in the log."""
+
+    steps: list[Step]
+    accepted: int = 0
+    late: int = 0  # amending or beyond the horizon
+    duplicates: int = 0
+    expired: tuple[str, ...] = ()  # names of all ExpiredSeries, some of which may be back already
