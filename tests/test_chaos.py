@@ -1,0 +1,84 @@
+"""Three daemons of one group, killed, frozen and moved about: what they leave equals an undisturbed run.
+
+The long form is benchmarks/chaos.py.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import services
+from tests.daemons import Daemon
+from tests.fleet import (
+    Fleet,
+    Trickle,
+    audit,
+    by_series,
+    end_offsets,
+    run_faults,
+    stop_all,
+    wait_settled,
+    write_config,
+)
+from tests.logs import lines, with_bad_lines
+from tests.receivers import hook
+
+PARTITIONS, DAEMONS, KILLS, SEED = 6, 3, 5, 3
+
+
+@pytest.mark.kafka
+def test_a_fleet_under_faults_loses_nothing(
+    kafka_bootstrap: str, kafka_topic: Callable[..., str], postgres_url: str, tmp_path: Path
+) -> None:
+    topic = kafka_topic(partitions=PARTITIONS)
+    messages = by_series(
+        with_bad_lines(lines(services=PARTITIONS, minutes=240, per_minute=6, fault_at=90)), PARTITIONS
+    )
+    disturbed, oracle = (services.create_database(postgres_url) for _ in range(2))
+    common = {"bootstrap": kafka_bootstrap, "topic": topic}
+    with hook() as received, hook() as oracle_received:
+        config = write_config(
+            tmp_path / "fleet.toml",
+            **common,
+            group=f"{topic}-fleet",
+            database=disturbed,
+            webhook=received.url,
+        )
+        fleet = Fleet(tmp_path, config, disturbed, random.Random(SEED))
+        faults = [("kill", fleet.kill)] * KILLS + [
+            ("freeze", fleet.freeze),
+            ("join", fleet.join),
+            ("leave", fleet.leave),
+        ]
+        fleet.rng.shuffle(faults)
+        trickle = Trickle(kafka_bootstrap, topic, messages, len(faults))
+        try:
+            for _ in range(DAEMONS):
+                fleet.add()
+            trickle.start()
+            run_faults(fleet, trickle, faults)
+            trickle.join()
+            produced = sum(end_offsets(kafka_bootstrap, topic).values())
+            assert produced == len(messages)
+            oracle_config = write_config(
+                tmp_path / "oracle.toml", **common, group=f"{topic}-oracle", database=oracle,
+                webhook=oracle_received.url,
+            )  # fmt: skip
+            with Daemon(oracle_config, tmp_path / "oracle.log") as daemon:
+                wait_settled("disturbed", disturbed, produced, fleet.daemons[0])
+                stop_all(fleet)
+                wait_settled("undisturbed", oracle, produced, daemon)
+        finally:
+            fleet.close()
+        promises = audit(
+            database=disturbed, oracle=oracle, produced=produced, received=received,
+            oracle_received=oracle_received, fleet=fleet,
+        )  # fmt: skip
+    assert fleet.faults["kill -9"] == KILLS and fleet.faults["SIGSTOP longer than the session"] == 1
+    assert [promise for promise in promises if not promise.kept and not promise.timed] == []
+    for url in (disturbed, oracle):
+        services.drop_database(postgres_url, url)

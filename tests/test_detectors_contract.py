@@ -1,0 +1,215 @@
+"""What the pipeline may rely on: purity, determinism, states that survive, and sensible alarms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detectors.ensemble import Ensemble
+from detectors.layout import MU, WIDTH
+from detectors.state import SeriesStates
+from detectors.types import FEATURES, STATISTIC_INDEX, STATISTICS, Float64, ScoreBatch, WindowBatch
+from tests.detector_windows import WINDOW_MS, batch, slow_down, windows
+
+_I = STATISTIC_INDEX
+
+
+@pytest.fixture(scope="module")
+def ensemble() -> Ensemble:
+    return Ensemble.prior(false_alarms_per_week=1.0, window_ms=WINDOW_MS)
+
+
+def _services(seed: int, length: int, m: int = 3, requests: float = 60.0) -> tuple[Float64, Float64]:
+    rng = np.random.default_rng(seed)
+    pairs = [windows(rng, length, requests=requests) for _ in range(m)]
+    return np.stack([v for v, _ in pairs], axis=1), np.stack([c for _, c in pairs], axis=1)
+
+
+def _run(
+    ensemble: Ensemble,
+    values: Float64,
+    counts: Float64,
+    states: SeriesStates | None = None,
+    start: int = 0,
+) -> list[ScoreBatch]:
+    states = ensemble.new_states() if states is None else states
+    return [
+        ensemble.score(batch(start + t, v, c), states)
+        for t, (v, c) in enumerate(zip(values, counts, strict=True))
+    ]
+
+
+def _same(a: ScoreBatch, b: ScoreBatch) -> bool:
+    arrays = ("score", "gbdt_score", "lstm_score", "tail_probability", "is_anomalous", "windows_seen")
+    return all(np.array_equal(getattr(a, k), getattr(b, k)) for k in arrays) and (
+        a.reason == b.reason and a.explanations == b.explanations
+    )
+
+
+def test_scores_are_a_function_of_the_log(ensemble: Ensemble) -> None:
+    values, counts = _services(1, 150)
+    slow_down(values[:, 1], slice(120, 150), 5.0)
+    first, second = _run(ensemble, values, counts), _run(ensemble, values, counts)
+    assert all(_same(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_rescore_changes_nothing_and_agrees_with_score(ensemble: Ensemble) -> None:
+    values, counts = _services(2, 80)
+    states = ensemble.new_states()
+    _run(ensemble, values[:-1], counts[:-1], states)
+    before = [states.dump(name) for name in ("model/000", "model/001", "model/002")]
+    last = batch(79, values[-1], counts[-1])
+    again = ensemble.rescore(last, states)
+    unknown = WindowBatch(last.window_start_ms, WINDOW_MS, ["new/one"], values[-1, :1], counts[-1, :1])
+    ensemble.rescore(unknown, states)
+    assert [states.dump(name) for name in ("model/000", "model/001", "model/002")] == before
+    assert "new/one" not in states
+    assert _same(again, ensemble.score(last, states))
+
+
+def test_a_row_does_not_depend_on_its_neighbours(ensemble: Ensemble) -> None:
+    values, counts = _services(3, 90, m=4)
+    together, alone = ensemble.new_states(), ensemble.new_states()
+    for t in range(90):
+        whole = ensemble.score(batch(t, values[t], counts[t]), together)
+        single = ensemble.score(batch(t, values[t, 2:3], counts[t, 2:3], ["model/002"]), alone)
+        assert whole.score[2] == single.score[0]
+    assert together.dump("model/002") == alone.dump("model/002")
+
+
+def test_states_survive_as_bytes(ensemble: Ensemble) -> None:
+    values, counts = _services(4, 120)
+    states = ensemble.new_states()
+    _run(ensemble, values[:60], counts[:60], states)
+    restored = ensemble.new_states()
+    for name in ("model/002", "model/000", "model/001"):
+        stored = states.dump(name)
+        assert len(stored) <= 16_384
+        restored.load(name, stored)
+        assert restored.dump(name) == stored
+    one, two = (
+        _run(ensemble, values[60:], counts[60:], states, 60),
+        _run(ensemble, values[60:], counts[60:], restored, 60),
+    )
+    assert all(_same(a, b) for a, b in zip(one, two, strict=True))
+
+
+def test_user_metrics_survive_and_are_named(ensemble: Ensemble) -> None:
+    values, counts = _services(5, 400, m=1)
+    rng = np.random.default_rng(5)
+    states = ensemble.new_states()
+    named = set()
+    for t in range(400):
+        level = 0.8 if t >= 380 else 0.3
+        extra = {"toxicity": (np.array([level + 0.01 * rng.standard_normal()]), counts[t, :, 0])}
+        b = batch(t, values[t], counts[t])
+        b = WindowBatch(b.window_start_ms, WINDOW_MS, b.series, b.values, b.counts, extra)
+        if t == 200:
+            moved = ensemble.new_states()
+            moved.load("model/000", states.dump("model/000"))
+            states = moved
+        found = ensemble.score(b, states)
+        named |= {c.feature for reasons in found.explanations for c in reasons[:3] if t >= 380}
+    assert "metric.toxicity" in named
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=50, deadline=None)
+def test_foreign_bytes_are_refused(junk: bytes) -> None:
+    states = Ensemble.prior(false_alarms_per_week=1.0, window_ms=WINDOW_MS).new_states()
+    with pytest.raises(ValueError, match="state"):
+        states.load("a", junk)
+
+
+@given(st.integers(0, 10_000), st.integers(0, 7))
+@settings(max_examples=50, deadline=None)
+def test_damaged_states_are_refused(position: int, bit: int) -> None:
+    states = Ensemble.prior(false_alarms_per_week=1.0, window_ms=WINDOW_MS).new_states()
+    states.rows(["a"])
+    stored = bytearray(states.dump("a"))
+    stored[position % len(stored)] ^= 1 << bit
+    with pytest.raises(ValueError, match="state"):
+        states.load("b", bytes(stored))
+
+
+def test_dropped_series_are_forgotten(ensemble: Ensemble) -> None:
+    values, counts = _services(6, 40)
+    states = ensemble.new_states()
+    _run(ensemble, values, counts, states)
+    states.drop("model/001")
+    states.drop("never/seen")
+    assert "model/001" not in states and len(states) == 2
+    again = ensemble.score(batch(40, values[0], counts[0]), states)
+    assert again.windows_seen.tolist() == [41, 1, 41]
+
+
+@given(st.lists(st.integers(1, len(STATISTICS) - 1), unique=True))
+@settings(max_examples=15, deadline=None)
+def test_missing_statistics_are_no_trouble(missing: list[int]) -> None:
+    ensemble = Ensemble.prior(false_alarms_per_week=1.0, window_ms=WINDOW_MS)
+    values, counts = _services(7, 40)
+    values[:, :, missing], counts[:, :, missing] = np.nan, 0.0
+    for found in _run(ensemble, values, counts):
+        for scores in (found.score, found.gbdt_score, found.lstm_score):
+            assert np.isfinite(scores).all() and (scores >= 0).all() and (scores <= 1).all()
+        assert (found.tail_probability > 0).all() and (found.tail_probability <= 1).all()
+
+
+@pytest.mark.parametrize("errors", [1, 2])
+def test_a_share_of_four_requests_is_no_alarm(ensemble: Ensemble, errors: int) -> None:
+    values, counts = _services(8, 600, m=1, requests=4.0)
+    values[500, 0, 0], counts[500, 0] = 4, 4
+    for name in ("error_rate", "server_error_rate"):
+        values[500, 0, _I[name]] = errors / 4
+    found = _run(ensemble, values, counts)
+    assert not found[500].is_anomalous.any()
+
+
+def test_a_slowdown_is_found_quickly_and_named(ensemble: Ensemble) -> None:
+    values, counts = _services(9, 1_000)
+    slow_down(values[:, 1], slice(900, 960), 3.0)
+    found = _run(ensemble, values, counts)
+    first = next(t for t in range(900, 960) if found[t].is_anomalous[1])
+    assert first <= 904
+    assert not any(found[t].is_anomalous[0] for t in range(900, 960))
+    reasons = found[first].explanations[1]
+    assert {c.feature for c in reasons[:3]} & {"latency_p50_ms", "latency_p95_ms", "ttft_p50_ms"}
+    assert sum(c.contribution for c in reasons) == pytest.approx(1.0)
+    named = next(c for c in reasons if c.feature.startswith("latency"))
+    assert named.observed is not None and named.low is not None and named.high is not None
+    assert named.low <= named.expected <= named.high < named.observed
+
+
+def test_an_incident_does_not_poison_the_baseline(ensemble: Ensemble) -> None:
+    values, counts = _services(10, 1_200, m=1)
+    slow_down(values[:, 0], slice(1_000, 1_200), 4.0)
+    states = ensemble.new_states()
+    _run(ensemble, values[:1_000], counts[:1_000], states)
+    at = FEATURES.index("latency_p50_ms") * WIDTH + MU
+    before = float(states.data[0, at])
+    _run(ensemble, values[1_000:], counts[1_000:], states, 1_000)
+    assert abs(float(states.data[0, at]) - before) < 0.1
+
+
+def test_a_lasting_new_normal_is_announced_once_and_learned(ensemble: Ensemble) -> None:
+    values, counts = _services(11, 1_700, m=1)
+    slow_down(values[:, 0], slice(900, 1_700), 4.0)
+    found = _run(ensemble, values, counts)
+    announced = [t for t, f in enumerate(found) if f.reason == ["new_normal"]]
+    assert len(announced) == 1 and 900 + 7 * 60 <= announced[0] <= 900 + 9 * 60
+    assert not any(f.is_anomalous[0] for f in found[1_600:])
+
+
+def test_silence_is_found_where_it_is_rare_and_only_there(ensemble: Ensemble) -> None:
+    values, counts = _services(12, 1_500, m=2)
+    rng = np.random.default_rng(12)
+    on = np.repeat(rng.random(150) < 0.5, 10)  # the second service is silent half of the time
+    silent = ~on
+    silent[1_400:] = True
+    values[silent, 1, 1:], counts[silent, 1], values[silent, 1, 0] = np.nan, 0.0, 0.0
+    values[1_400:, 0, 1:], counts[1_400:, 0], values[1_400:, 0, 0] = np.nan, 0.0, 0.0
+    found = _run(ensemble, values, counts)
+    assert any(found[t].is_anomalous[0] for t in range(1_400, 1_405))
+    assert not any(found[t].is_anomalous[1] for t in range(1_000, 1_410))

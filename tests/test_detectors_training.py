@@ -1,0 +1,123 @@
+"""Training on a user's windows: deterministic, refused with a reason, blind to what was excluded."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from detectors import artifacts, faults
+from detectors.ensemble import Ensemble
+from detectors.training import SeriesHistory, TrainingResult, train
+from tests.detector_windows import WINDOW_MS, batch, slow_down, windows
+
+START_MS = 1_767_571_200_000
+LENGTH = 500
+
+
+@pytest.fixture(scope="module")
+def champion() -> Ensemble:
+    return Ensemble.prior(false_alarms_per_week=1.0, window_ms=WINDOW_MS)
+
+
+def _history(length: int = LENGTH, *, incident: bool = False) -> dict[str, SeriesHistory]:
+    history = {}
+    for k in range(3):
+        values, counts = windows(np.random.default_rng(k), length, requests=20.0 * (k + 1))
+        if incident and k == 0:
+            slow_down(values, slice(100, 160), 6.0)
+        starts = START_MS + WINDOW_MS * np.arange(length)
+        history[f"model/{k}"] = SeriesHistory(starts, values, counts)
+    return history
+
+
+def _train(champion: Ensemble, history: dict[str, SeriesHistory], **changes: object) -> TrainingResult:
+    settings: dict[str, object] = {
+        "excluded": [],
+        "labels": [],
+        "seed": 7,
+        "window_ms": WINDOW_MS,
+        "max_windows": 10_000,
+        "trained_at_ms": START_MS + WINDOW_MS * LENGTH,
+    }
+    return train(history, champion=champion, **{**settings, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def trained(champion: Ensemble) -> TrainingResult:
+    return _train(champion, _history())
+
+
+def test_training_is_deterministic(champion: Ensemble, trained: TrainingResult) -> None:
+    again = _train(champion, _history())
+    assert again.artifact == trained.artifact
+    assert again.promoted == trained.promoted
+    assert (again.reason, again.metrics) == (trained.reason, trained.metrics)
+
+
+def test_the_artefact_is_the_ensemble(trained: TrainingResult) -> None:
+    loaded = artifacts.load(trained.artifact, false_alarms_per_week=1.0, window_ms=WINDOW_MS)
+    assert loaded.version == trained.ensemble.version
+    values, counts = windows(np.random.default_rng(9), 40)
+    states = loaded.new_states(), trained.ensemble.new_states()
+    for t in range(40):
+        b = batch(t, values[t : t + 1], counts[t : t + 1])
+        one, two = loaded.score(b, states[0]), trained.ensemble.score(b, states[1])
+        assert (one.score, one.lstm_score) == (two.score, two.lstm_score)
+
+
+def test_figures_say_how_both_did(trained: TrainingResult) -> None:
+    for name in ("champion", "challenger"):
+        assert 0.0 <= trained.metrics[f"{name}_average_precision"] <= 1.0
+        assert 0.0 <= trained.metrics[f"{name}_recall"] <= 1.0
+    assert trained.metrics["windows"] == 3 * LENGTH and trained.reason
+
+
+def test_states_of_the_champion_serve_the_challenger(champion: Ensemble, trained: TrainingResult) -> None:
+    values, counts = windows(np.random.default_rng(4), 60)
+    states = champion.new_states()
+    for t in range(50):
+        champion.score(batch(t, values[t : t + 1], counts[t : t + 1]), states)
+    kept = states.dump("model/000")
+    for t in range(50, 60):
+        found = trained.ensemble.score(batch(t, values[t : t + 1], counts[t : t + 1]), states)
+    assert found.windows_seen.tolist() == [60]
+    fresh = trained.ensemble.new_states()
+    fresh.load("model/000", kept)
+    for t in range(50, 60):
+        again = trained.ensemble.score(batch(t, values[t : t + 1], counts[t : t + 1]), fresh)
+    assert again.score == found.score
+    assert fresh.dump("model/000") == states.dump("model/000")
+
+
+def test_too_little_history_is_refused_with_a_reason(champion: Ensemble) -> None:
+    for history in ({}, _history(100)):
+        result = _train(champion, history)
+        assert not result.promoted and "windows of history" in result.reason
+        assert result.ensemble.version == champion.version
+
+
+def test_excluded_incidents_are_not_learned_as_normal(champion: Ensemble) -> None:
+    incident = [("model/0", START_MS + 95 * WINDOW_MS, START_MS + 200 * WINDOW_MS), ("gone/1", 0, 1)]
+    with_it = _train(champion, _history(incident=True), excluded=incident)
+    as_fault = _train(champion, _history(incident=True), labels=[(*incident[0], True)])
+    assert with_it.artifact != as_fault.artifact
+
+
+def test_injected_faults_change_only_what_they_say() -> None:
+    values, counts = windows(np.random.default_rng(2), 2_000)
+    normal = np.ones(2_000, bool)
+    normal[500:700] = False
+    kept = values.copy()
+    rng = np.random.default_rng(3)
+    changed_values, changed_counts, changed, done = faults.inject(
+        values, counts, normal=normal, rng=rng, every=60, longest=120
+    )
+    np.testing.assert_array_equal(values, kept)
+    inside = np.zeros(2_000, bool)
+    for fault in done:
+        inside[fault.start : fault.end] = True
+    assert len(done) > 5 and not (inside & ~normal).any() and not (changed & ~inside).any()
+    np.testing.assert_array_equal(changed_values[~inside], values[~inside])
+    np.testing.assert_array_equal(changed_counts[~inside], counts[~inside])
+    shares = changed_values[:, 1]
+    assert ((shares >= 0) & (shares <= 1) | np.isnan(shares)).all() and (changed_counts >= 0).all()

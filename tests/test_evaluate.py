@@ -1,0 +1,239 @@
+"""Ready-made windows and NAB: what is read, what is written, causality, and NAB's scoring by hand."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.labelled import judge
+from benchmarks.nab import PROFILES, Series, position_weight, probation_rows, row_weights, sweep
+from benchmarks.vus import vus_pr
+from detectors.lstm import LstmOptions
+from detectors.readymade.evidence import excess, held_alarm, running_mean
+from detectors.readymade.multivariate import MultivariateOptions, score_windows
+from detectors.readymade.univariate import announce, nearest_distance, score_series, surprise
+from monitor.evaluate import EvaluationError, evaluate_nab, evaluate_windows
+
+STANDARD = PROFILES[0]
+TRAIN, TEST = 400, 200
+
+
+def server(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """-> metrics [600, 4] in [0, 1] and labels: one broken stretch in the test part."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(TRAIN + TEST)
+    wave = 0.5 + 0.2 * np.sin(2 * np.pi * t / 50)
+    values = wave[:, None] * [0.6, 0.8, 1.0, 0.5] + 0.01 * rng.normal(size=(len(t), 4))
+    labels = np.zeros(len(t), int)
+    labels[500:520] = 1
+    values[500:520, :2] += 0.25
+    return np.clip(values, 0, 1), labels
+
+
+def write_server(path: Path, *, label: bool, metric: str = "cpu") -> None:
+    values, labels = server()
+    table = pd.DataFrame(values, columns=[metric, "memory", "net", "disk"])
+    table.insert(0, "timestamp", np.arange(len(table)))
+    table.insert(1, "split", np.where(np.arange(len(table)) < TRAIN, "train", "test"))
+    if label:
+        table.insert(2, "label", labels)
+    path.parent.mkdir(exist_ok=True)
+    table.to_parquet(path)
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with two inputs (with and without labels) and what was written for them."""
+    root = tmp_path_factory.mktemp("windows")
+    write_server(root / "with" / "server.parquet", label=True)
+    write_server(root / "without" / "server.parquet", label=False)
+    for name in ("with", "without"):
+        evaluate_windows(root / name, root / f"out-{name}")
+    return root
+
+
+def test_labels_change_nothing(scored: Path) -> None:
+    first = (scored / "out-with" / "server.csv").read_bytes()
+    assert first == (scored / "out-without" / "server.csv").read_bytes()
+
+
+def test_the_scores_are_of_the_test_rows_in_order_and_find_the_fault(scored: Path) -> None:
+    table = pd.read_csv(scored / "out-with" / "server.csv")
+    assert list(table.columns) == ["timestamp", "score", "alarm"]
+    assert list(table["timestamp"]) == list(range(TRAIN, TRAIN + TEST))
+    assert table["score"].between(0, 1).all() and set(table["alarm"]) <= {0, 1}
+    result = judge(scored / "with" / "server.parquet", scored / "out-with")
+    assert result.vus > 0.6 and result.found == result.events == 1
+
+
+def test_bad_input_is_named(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match=r"no \*.parquet"):
+        evaluate_windows(tmp_path, tmp_path / "out")
+    pd.DataFrame({"timestamp": [1], "cpu": [0.1]}).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(EvaluationError, match="timestamp and split"):
+        evaluate_windows(tmp_path, tmp_path / "out")
+    pd.DataFrame({"timestamp": [1], "split": ["later"], "cpu": [0.1]}).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(EvaluationError, match="later"):
+        evaluate_windows(tmp_path, tmp_path / "out")
+    pd.DataFrame({"timestamp": [1], "split": ["train"], "cpu": ["x"]}).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(EvaluationError, match=r"a\.parquet"):
+        evaluate_windows(tmp_path, tmp_path / "out")
+    (tmp_path / "a.parquet").write_bytes(b"not parquet")
+    with pytest.raises(EvaluationError, match=r"a\.parquet"):
+        evaluate_windows(tmp_path, tmp_path / "out")
+    with pytest.raises(EvaluationError, match=r"no \*\.csv"):
+        evaluate_nab(tmp_path, tmp_path / "out")
+
+
+QUICK = MultivariateOptions(lstm=LstmOptions(hidden=8, epochs=2))
+
+
+def test_no_row_knows_the_future_and_gaps_are_survived() -> None:
+    values, _ = server(1)
+    values[450:460, 1] = np.nan
+    values[:, 3] = 0.5  # a metric that never moves
+    score, alarm = score_windows(values, TRAIN, QUICK)
+    cut_score, cut_alarm = score_windows(values[:530], TRAIN, QUICK)
+    np.testing.assert_array_equal(score[:130], cut_score)
+    np.testing.assert_array_equal(alarm[:130], cut_alarm)
+    assert np.isfinite(score).all()
+    with pytest.raises(ValueError, match="too few"):
+        score_windows(values, 20, QUICK)
+
+
+def test_alarms_hold_and_let_go() -> None:
+    over = np.full(40, -1.0)
+    over[[5, 9]] = 3.0
+    alarm = held_alarm(over, 2.0, 0.0, 5, 100)
+    assert list(np.flatnonzero(alarm)) == list(range(5, 15))
+    assert held_alarm(np.r_[3.0, np.full(50, 1.0)], 2.0, 0.0, 5, 10).sum() == 11
+
+
+def test_excess_counts_in_mean_excesses_and_follows_drift() -> None:
+    rng = np.random.default_rng(0)
+    stream = rng.exponential(size=6_000) + 2.0
+    over = excess(stream, 2_000)
+    for level in (0.5, 1.0, 2.0):
+        expected = 0.02 * math.exp(-level)
+        assert np.mean(over[2_000:] > level) == pytest.approx(expected, rel=0.5)
+    moved = excess(stream + np.linspace(0, 3, 6_000), 2_000)
+    assert np.mean(moved[4_000:] > 0) < 0.08
+
+
+def test_running_mean_is_that_of_the_rows_so_far() -> None:
+    values = np.random.default_rng(0).normal(size=(30, 2))
+    expected = pd.DataFrame(values).ewm(span=7).mean().to_numpy()
+    np.testing.assert_allclose(running_mean(values, 7.0), expected)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60))
+def test_nearest_distance_is_the_nearest_of_all_before(numbers: list[float]) -> None:
+    values = np.array(numbers)
+    expected = [0.0] + [float(np.abs(values[:t] - values[t]).min()) for t in range(1, len(values))]
+    np.testing.assert_array_equal(nearest_distance(values), expected)
+
+
+def test_surprise_counts_powers_of_ten() -> None:
+    evidence = np.r_[np.random.default_rng(0).exponential(size=5_000), 0.5, 2.3, 9.2]
+    found = surprise(evidence, 50, 0.95)[-3:]
+    assert found[0] == pytest.approx(0.22, abs=0.05)
+    assert found[1] == pytest.approx(1.0, abs=0.1)
+    assert found[2] == pytest.approx(4.0, abs=0.5)
+
+
+def test_an_event_is_announced_once_until_it_fades() -> None:
+    kept = announce(np.array([0, 3, 2, 2.9, 4, 0, 0, 0, 0, 3.0]), 2, 0.7)
+    assert list(kept) == [0, 3, 0, 0, 4, 0, 0, 0, 0, 3.0]
+
+
+def test_univariate_scores_are_causal_and_survive_gaps() -> None:
+    rng = np.random.default_rng(3)
+    values = np.sin(np.arange(800) / 10) + 0.05 * rng.normal(size=800)
+    values[600] = 4.0
+    values[50:55] = np.nan
+    score, alarm = score_series(values, 120)
+    part, _ = score_series(values[:700], 120)
+    np.testing.assert_array_equal(score[:700], part)
+    assert int(np.argmax(score)) == 600 and alarm[600] and (score[:120] == 0).all()
+    assert ((score >= 0) & (score < 1)).all()
+
+
+def test_nab_files_are_written_row_by_row(tmp_path: Path) -> None:
+    folder = tmp_path / "in" / "data" / "kind"
+    folder.mkdir(parents=True)
+    (folder / "a.csv").write_text(
+        "timestamp,value\n" + "".join(f"2014-04-01 00:{i % 60:02}:00,{i % 7}\n" for i in range(100))
+    )
+    (done,) = evaluate_nab(tmp_path / "in", tmp_path / "out")
+    lines = (tmp_path / "out" / "kind" / "a.csv").read_text().splitlines()
+    assert (done.file, done.rows, len(lines)) == ("kind/a.csv", 100, 101)
+    assert lines[1] == "2014-04-01 00:00:00,0,0"
+
+
+def test_the_weight_of_a_position() -> None:
+    assert position_weight(-1.0) == pytest.approx(2 / (1 + math.exp(-5)) - 1)
+    assert position_weight(0.0) == 0.0
+    assert position_weight(1.0) == pytest.approx(-0.98661, abs=1e-5)
+    assert position_weight(3.1) == -1.0
+
+
+def test_row_weights_by_hand() -> None:
+    weight, member = row_weights(100, [(40, 49), (70, 79)])
+    assert probation_rows(100) == 15 and (weight[:15] == 0).all()
+    assert weight[20] == -1.0  # before any window
+    assert weight[40] == pytest.approx(1.0)  # earliest detection
+    assert weight[49] == pytest.approx(position_weight(-0.1) / position_weight(-1.0))
+    assert weight[58] == pytest.approx(position_weight(1.0))  # 9 rows behind a window of 10
+    assert weight[80] == pytest.approx(position_weight(1 / 9))
+    assert list(np.flatnonzero(member == 1)) == list(range(70, 80))
+
+
+def scored_series(hits: dict[int, float], windows: list[tuple[int, int]], rows: int = 1_000) -> Series:
+    score = np.zeros(rows)
+    for row, value in hits.items():
+        score[row] = value
+    return Series("a", score, windows)
+
+
+def test_nab_scores_by_hand() -> None:
+    windows = [(400, 499)]
+    assert sweep([scored_series({400: 0.9}, windows)], STANDARD) == (pytest.approx(100.0), 0.9)
+    silent, _ = sweep([scored_series({}, windows)], STANDARD)
+    assert silent == 0.0
+    late = position_weight(-50 / 100) / position_weight(-1.0)
+    score, _ = sweep([scored_series({450: 0.9}, windows)], STANDARD)
+    assert score == pytest.approx(100 * (late + 1) / 2)
+    # two detections in the window count once, the earlier one; a false alarm before it costs 0.11
+    score, threshold = sweep([scored_series({300: 0.9, 400: 0.9, 450: 0.9}, windows)], STANDARD)
+    assert score == pytest.approx(100 * (1 - 0.11 + 1) / 2) and threshold == 0.9
+    # the threshold that leaves the false alarm out is found
+    score, threshold = sweep([scored_series({300: 0.5, 400: 0.9}, windows)], STANDARD)
+    assert (score, threshold) == (pytest.approx(100.0), 0.9)
+
+
+def test_nab_profiles_and_one_threshold_for_all_files() -> None:
+    both = [
+        scored_series({400: 0.9}, [(400, 499)]),
+        scored_series({100: 0.95, 300: 0.8, 500: 0.4}, [(500, 599)]),
+    ]
+    score, threshold = sweep(both, STANDARD)  # 100 is inside the probation
+    assert threshold == 0.4 and score == pytest.approx(100 * (2 - 0.11 + 2) / 4)
+    assert sweep(both, PROFILES[1])[0] == pytest.approx(100 * (2 - 0.22 + 2) / 4)
+    assert sweep(both, PROFILES[2])[0] == pytest.approx(100 * (2 - 0.11 + 4) / 6)
+
+
+def test_vus_pr_knows_a_perfect_and_a_blind_score() -> None:
+    labels = np.zeros(2_000, int)
+    labels[500:540] = labels[1_200:1_260] = 1
+    rng = np.random.default_rng(0)
+    assert vus_pr(labels, labels + 0.1 * rng.random(2_000), 0) > 0.95
+    assert vus_pr(labels, rng.random(2_000), 100) < 0.2
+    better = vus_pr(labels, labels + rng.random(2_000), 50)
+    assert better > vus_pr(labels, 0.3 * labels + rng.random(2_000), 50)

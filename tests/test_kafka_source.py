@@ -1,0 +1,238 @@
+"""What only Kafka can do to a source, against a real broker."""
+
+from __future__ import annotations
+
+import gc
+import resource
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from kafka import KafkaAdminClient, TopicPartition
+
+from monitor.errors import SourceError
+from monitor.sources.base import Assigned, Gap, Partition, RawBatch, Revoked, Undecodable
+from monitor.sources.kafka import KafkaSource
+from tests import services
+from tests.test_sources import MESSAGES, assigned, kafka_settings, messages, read, until
+
+# kafka-python leaves sockets of failed connections to the garbage collector.
+pytestmark = [pytest.mark.kafka, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+
+
+@pytest.fixture(autouse=True)
+def _collect_sockets() -> Iterator[None]:
+    """Before the next test, in which the same warning would be an error."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture
+def broker() -> Iterator[services.Broker]:
+    """A broker of this test alone, to be harmed."""
+    own = services.Broker().start()
+    yield own
+    own.stop()
+
+
+def delete_records(bootstrap: str, topic: str, before: int) -> None:
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+    admin.delete_records({TopicPartition(topic, 0): before})
+    admin.close()
+
+
+def test_what_retention_deleted_is_a_gap_of_exact_size(
+    kafka_bootstrap: str, kafka_topic: Callable[..., str]
+) -> None:
+    topic = kafka_topic()
+    services.produce(kafka_bootstrap, topic, MESSAGES)
+    delete_records(kafka_bootstrap, topic, 37)
+    source = KafkaSource(kafka_settings(kafka_bootstrap, topic))
+    partition = assigned(source)
+    source.start(partition, 5)
+    events = until(source, lambda es: len(messages(es)) == 163)
+    assert [e for e in events if isinstance(e, Gap)] == [Gap(partition, 5, 37)]
+    assert messages(events) == list(enumerate(MESSAGES))[37:]
+    source.start(partition, None)
+    assert read(source, 163)[0][0] == 37
+    source.close()
+
+
+def test_an_offset_beyond_the_end_is_an_error_not_a_rewind(
+    kafka_bootstrap: str, kafka_topic: Callable[..., str]
+) -> None:
+    topic = kafka_topic()
+    source = KafkaSource(kafka_settings(kafka_bootstrap, topic))
+    source.start(assigned(source), 1_000)
+    with pytest.raises(SourceError, match="truncated or made anew"):
+        until(source, lambda es: False, timeout_s=20)
+    source.close()
+
+
+def test_latest_begins_at_the_end(kafka_bootstrap: str, kafka_topic: Callable[..., str]) -> None:
+    topic = kafka_topic()
+    services.produce(kafka_bootstrap, topic, [b"old"])
+    source = KafkaSource(kafka_settings(kafka_bootstrap, topic, start="latest"))
+    partition = assigned(source)
+    source.start(partition, None)
+    until(source, lambda es: partition in source.progress())
+    services.produce(kafka_bootstrap, topic, [b"new"])
+    assert read(source, 1) == [(1, b"new")]
+    source.close()
+
+
+def test_a_rebalance_hands_partitions_over_parked_and_loses_nothing(
+    kafka_bootstrap: str, kafka_topic: Callable[..., str]
+) -> None:
+    topic = kafka_topic(partitions=2)
+    for number in range(2):
+        services.produce(kafka_bootstrap, topic, MESSAGES, partition=number)
+    settings = kafka_settings(kafka_bootstrap, topic, session_timeout_s=6.0)
+    members = [KafkaSource(settings)]
+    owners: dict[Partition, int] = {}
+    next_offset = {Partition(topic, n): 0 for n in range(2)}
+    seen: dict[Partition, list[int]] = {p: [] for p in next_offset}
+    parked: set[Partition] = set()
+    deadline = time.monotonic() + 40
+    while len(set(owners.values())) < 2 or any(len(offsets) < 400 for offsets in seen.values()):
+        assert time.monotonic() < deadline, (owners, {p: len(o) for p, o in seen.items()})
+        if len(owners) == 2 and len(members) == 1:
+            members.append(KafkaSource(settings))
+        for number, member in enumerate(members):
+            for event in member.poll(0.1, 16):
+                if isinstance(event, Assigned):
+                    owners[event.partition] = number
+                    member.start(event.partition, next_offset[event.partition])
+                elif isinstance(event, Revoked):
+                    parked.add(event.partition)
+                elif isinstance(event, RawBatch):
+                    assert owners[event.partition] == number
+                    seen[event.partition] += event.offsets.tolist()
+                    next_offset[event.partition] = event.next_offset
+        if len(set(owners.values())) == 2 and all(len(offsets) == 200 for offsets in seen.values()):
+            for partition in seen:
+                services.produce(kafka_bootstrap, topic, MESSAGES, partition=partition.partition)
+    assert parked
+    assert all(offsets == list(range(400)) for offsets in seen.values())
+    for member in members:
+        member.close()
+
+
+def test_a_killed_broker_comes_back_and_reading_goes_on(broker: services.Broker) -> None:
+    topic = services.create_topic(broker.bootstrap)
+    services.produce(broker.bootstrap, topic, MESSAGES)
+    source = KafkaSource(kafka_settings(broker.bootstrap, topic))
+    source.start(assigned(source), 0)
+    assert len(read(source, 200)) == 200
+    broker.kill()
+    for _ in range(8):
+        assert [e for e in source.poll(0.25) if isinstance(e, RawBatch)] == []
+    broker.start()
+    services.produce(broker.bootstrap, topic, [b"after"])
+    found: list[tuple[int, bytes | None]] = []
+    position, deadline = 200, time.monotonic() + 40
+    while not found:
+        assert time.monotonic() < deadline
+        for event in source.poll(0.25):
+            if isinstance(event, Assigned):
+                source.start(event.partition, position)
+            found += messages([event])
+    assert found == [(200, b"after")]
+    broker.kill()
+    begun = time.monotonic()
+    source.close(timeout_s=2)
+    assert time.monotonic() - begun < 5
+
+
+def test_a_broker_that_is_not_there_yet_is_waited_for() -> None:
+    (port,) = services.free_ports(1)
+    source = KafkaSource(kafka_settings(f"127.0.0.1:{port}", "none"))
+    assert source.poll(0.1) == []
+    assert source.poll(0.1) == []
+    source.close()
+
+
+def corrupt(directory: Path, topic: str, needle: bytes) -> None:
+    """Flip one byte of a stored message, so that the checksum of its batch is wrong."""
+    segment = next(directory.glob(f"data/{topic}-0/*.log"))
+    content = segment.read_bytes()
+    at = content.index(needle)
+    segment.write_bytes(content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :])
+
+
+def test_a_corrupt_batch_is_stepped_over_and_named_again_on_the_way_back(broker: services.Broker) -> None:
+    topic = services.create_topic(broker.bootstrap)
+    services.produce(broker.bootstrap, topic, MESSAGES[:50])
+    first = services.produce(broker.bootstrap, topic, [b"doomed-%d" % n for n in range(7)], linger_ms=500)[0]
+    services.produce(broker.bootstrap, topic, MESSAGES[:50])
+    broker.stop_process()
+    corrupt(broker.directory, topic, b"doomed-3")
+    broker.start()
+    source = KafkaSource(kafka_settings(broker.bootstrap, topic))
+    partition = assigned(source)
+    for _ in range(2):
+        source.start(partition, 0)
+        events = until(source, lambda es: len(messages(es)) >= 100, timeout_s=60)
+        assert [e for e in events if isinstance(e, Undecodable)] == [
+            Undecodable(partition, first, first + 7, "corrupt_batch")
+        ]
+        assert [o for o, _ in messages(events)] == [*range(50), *range(57, 107)]
+    source.close()
+
+
+def memory_mb() -> float:
+    with open("/proc/self/statm") as handle:
+        return int(handle.read().split()[1]) * resource.getpagesize() / 2**20
+
+
+@pytest.mark.parametrize("codec", ["gzip", "zstd"])
+def test_half_a_gigabyte_in_a_small_batch_is_named_and_stepped_over(
+    broker: services.Broker, codec: str
+) -> None:
+    topic = services.create_topic(broker.bootstrap)
+    services.produce(broker.bootstrap, topic, MESSAGES[:20])
+    make_bomb = (
+        "import sys; from kafka import KafkaProducer; "
+        "p = KafkaProducer(bootstrap_servers=sys.argv[1], compression_type=sys.argv[3], "
+        "max_request_size=1 << 30); "
+        "p.send(sys.argv[2], value=bytes(500_000_000), partition=0).get(120)"
+    )
+    command = [sys.executable, "-c", make_bomb, broker.bootstrap, topic, codec]
+    subprocess.run(command, check=True, timeout=180)
+    services.produce(broker.bootstrap, topic, MESSAGES[:20])
+    source = KafkaSource(kafka_settings(broker.bootstrap, topic))
+    partition = assigned(source)
+    before_mb = memory_mb()
+    peak = Peak()
+    with peak:
+        source.start(partition, 0)
+        events = until(source, lambda es: len(messages(es)) >= 40, timeout_s=60)
+    assert [e for e in events if isinstance(e, Undecodable)] == [
+        Undecodable(partition, 20, 21, "compression_bomb")
+    ]
+    assert [o for o, _ in messages(events)] == [*range(20), *range(21, 41)]
+    assert peak.mb - before_mb < 300
+    source.close()
+
+
+class Peak:
+    """The largest memory of this process while it is entered."""
+
+    mb = 0.0
+
+    def __enter__(self) -> None:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.01):
+            self.mb = max(self.mb, memory_mb())
