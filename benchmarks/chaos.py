@@ -1,0 +1,201 @@
+"""A fleet that is killed, frozen and cut off leaves what an undisturbed daemon leaves: a table of promises.
+
+    python benchmarks/chaos.py [--records 60000] [--kills 20] [--freezes 4] [--rebalances 4] [--terms 6]
+                               [--broker-kills 2] [--broker-hangs 1] [--database-stops 2] [--seed 1]
+
+The full size is --records 1000000 --kills 100 --freezes 30 --rebalances 100 --terms 100 --broker-kills 20.
+Starts a broker and a PostgreSQL; three daemons of one consumer group read a topic of six partitions while
+it is written; then one daemon reads the same topic undisturbed into a database of its own, and the stable
+views are compared row for row. Exits 1 if any promise is broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from monitor.simulate import SimulateOptions, simulate
+from tests import services
+from tests.daemons import Daemon, command
+from tests.fleet import (
+    Fleet,
+    Trickle,
+    audit,
+    by_series,
+    end_offsets,
+    run_faults,
+    stop_all,
+    wait_settled,
+    write_config,
+)
+from tests.logs import BAD_LINES, lines
+from tests.receivers import hook
+
+PARTITIONS, DAEMONS, SERVICES, DAYS = 6, 3, 8, 1.0
+FAULTS_PER_SERVICE = 12
+
+
+def log_lines(folder: Path, records: int, seed: int) -> list[bytes]:
+    """Simulated services of two models with faults; some messages are bad, repeated or late."""
+    path = folder / "log.jsonl"
+    simulate(
+        SimulateOptions(
+            out=path,
+            days=DAYS,
+            services=SERVICES,
+            rate_per_s=records / (SERVICES * DAYS * 86_400),
+            seed=seed,
+            random_faults=FAULTS_PER_SERVICE,
+        )
+    )
+    models: dict[str, str] = {}
+    found: list[bytes] = []
+    delayed: list[tuple[int, bytes]] = []
+    for i, line in enumerate(path.read_bytes().splitlines()):
+        record = json.loads(line)
+        series = f"{record['model']}-{record.get('endpoint')}"
+        record["model"] = models.setdefault(series, f"model-{len(models) % 2}")
+        record["endpoint"] = series
+        line = json.dumps(record).encode()
+        if i % 499 == 0:
+            found.append(BAD_LINES[i // 499 % len(BAD_LINES)][0])
+        if i % 997 == 0:
+            found.append(line)
+        if i % 1_009 == 0:
+            delayed.append((i + records // 300, line))
+        else:
+            found.append(line)
+        while delayed and delayed[0][0] <= i:
+            found.append(delayed.pop(0)[1])
+    return found + [line for _, line in delayed]
+
+
+def warm_up(folder: Path) -> None:
+    """The first process on a machine compiles; that is not what is measured here."""
+    log = folder / "warm-up.jsonl"
+    log.write_bytes(b"\n".join(lines(minutes=30)) + b"\n")
+    database = f"sqlite:///{folder / 'warm-up.db'}"
+    subprocess.run(command("replay", str(log), "--database", database), check=True, stdout=subprocess.DEVNULL)
+
+
+def cut_off(fleet: Fleet, service: services.Service, name: str, down_s: float, *, hang: bool) -> None:
+    """The broker or the database is killed, or hangs, for a while."""
+    fleet.faults[f"{name} {'hanging' if hang else 'down'} for {down_s:g} s"] += 1
+    (service.pause if hang else service.kill)()
+    time.sleep(down_s)
+    if hang:
+        service.unpause()
+    else:
+        service.start()
+
+
+def plan(
+    options: argparse.Namespace, fleet: Fleet, broker: services.Broker, postgres: services.Postgres
+) -> list[tuple[str, Callable[[], None]]]:
+    broker_away = partial(cut_off, fleet, broker, "broker")
+    database_away = partial(cut_off, fleet, postgres, "PostgreSQL")
+    kinds: list[tuple[str, Callable[[], None], int]] = [
+        ("kill", fleet.kill, options.kills),
+        ("freeze", fleet.freeze, options.freezes),
+        ("rebalance", lambda: (fleet.join(), fleet.leave())[0], options.rebalances),
+        ("term", lambda: (fleet.leave(), fleet.join())[0], options.terms),
+        ("broker", lambda: broker_away(options.down_s, hang=False), options.broker_kills),
+        ("broker", lambda: broker_away(options.hang_s, hang=True), options.broker_hangs),
+        ("database", lambda: database_away(options.down_s, hang=False), (options.database_stops + 1) // 2),
+        ("database", lambda: database_away(options.hang_s, hang=True), options.database_stops // 2),
+    ]
+    faults = [(name, do) for name, do, times in kinds for _ in range(times)]
+    fleet.rng.shuffle(faults)
+    return faults
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name, default in (
+        ("records", 60_000), ("kills", 20), ("freezes", 4), ("rebalances", 4), ("terms", 6),
+        ("broker-kills", 2), ("broker-hangs", 1), ("database-stops", 2), ("seed", 1),
+    ):  # fmt: skip
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--down-s", type=float, default=20.0)
+    parser.add_argument("--hang-s", type=float, default=15.0)
+    parser.add_argument("--keep", type=Path, help="folder that keeps the daemons' logs")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        return chaos(options, options.keep or Path(temporary))
+
+
+def chaos(options: argparse.Namespace, folder: Path) -> int:
+    folder.mkdir(exist_ok=True, parents=True)
+    warm_up(folder)
+    broker, postgres = services.Broker().start(), services.Postgres().start()
+    topic = services.create_topic(broker.bootstrap, partitions=PARTITIONS)
+    messages = by_series(log_lines(folder, options.records, options.seed), PARTITIONS)
+    disturbed, oracle = (services.create_database(postgres.url) for _ in range(2))
+    with hook() as received, hook() as oracle_received:
+        common = {"bootstrap": broker.bootstrap, "topic": topic}
+        config = write_config(
+            folder / "fleet.toml", **common, group="fleet", database=disturbed, webhook=received.url
+        )
+        fleet = Fleet(folder, config, disturbed, random.Random(options.seed))
+        started_s = time.monotonic()
+        try:
+            for _ in range(DAEMONS):
+                fleet.add()
+            faults = plan(options, fleet, broker, postgres)
+            trickle = Trickle(broker.bootstrap, topic, messages, len(faults))
+            trickle.start()
+            run_faults(fleet, trickle, faults)
+            trickle.join()
+            produced = sum(end_offsets(broker.bootstrap, topic).values())
+            wait_settled("disturbed", disturbed, produced, fleet.daemons[0])
+            stop_all(fleet)
+        finally:
+            fleet.close()
+        took_s = time.monotonic() - started_s
+        config = write_config(
+            folder / "oracle.toml", **common, group="oracle", database=oracle, webhook=oracle_received.url
+        )
+        with Daemon(config, folder / "oracle.log") as daemon:
+            wait_settled("undisturbed", oracle, produced, daemon)
+            daemon.stop()
+        promises = audit(
+            database=disturbed,
+            oracle=oracle,
+            produced=produced,
+            received=received,
+            oracle_received=oracle_received,
+            fleet=fleet,
+        )
+    postgres.stop()
+    broker.stop()
+    print(
+        f"\n{len(messages):,} records, {PARTITIONS} partitions, {DAEMONS} daemons, {took_s:.0f} s, "
+        f"seed {options.seed}"
+    )
+    for name, count in sorted(fleet.faults.items()):
+        print(f"  {count:4}  {name}")
+    for event, meaning in (
+        ("partition_lost", "commits of an owner that had lost its partition, refused"),
+        ("database_unavailable", "waits for the database"),
+        ("source.unavailable", "outages of the broker noticed"),
+        ("source.rebuild", "consumers made anew"),
+    ):
+        print(f"  {fleet.logged(event):4}  {meaning}")
+    print()
+    for promise in promises:
+        print(f"{'kept  ' if promise.kept else 'BROKEN'}  {promise.text}: {promise.count}")
+    return 0 if all(promise.kept for promise in promises) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
