@@ -248,20 +248,32 @@ class Pipeline:
             return False
         return all(results)
 
-    def leave(self) -> None:
+    def leave(self) -> bool:
         """An orderly end: write the drafts and give the partitions back, as far as the database answers.
 
-        A partition that was lost meanwhile keeps none of the others from going back.
+        False when it does not answer: the next owner takes what was not given back, and reads again what
+        was not written. A partition that was lost meanwhile keeps none of the others from going back.
         """
-        self.commit_all()
         if not self.blocked:
-            for p in list(self.owned.values()):
-                self._release(p)
+            self.commit_all()
+        self.owned.clear()
+        try:
+            self.parts.ledger.give_back()
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            log.warning("release_failed", error=str(error).splitlines()[0][:300])
+            return False
+        return True
 
     def _release(self, p: OwnedPartition) -> None:
+        """Forget a partition and say so; where the database is away, its next owner takes it all the same."""
         self._drop(p.key)
+        if self.blocked:
+            return
         try:
-            self.parts.ledger.release(p.key.topic, p.key.partition, p.claim.epoch)
+            with self._database():
+                self.parts.ledger.release(p.key.topic, p.key.partition, p.claim.epoch)
         except Exception as error:
             if not is_transient(error):
                 raise
@@ -302,7 +314,8 @@ class Pipeline:
             return
         if isinstance(event, Revoked):
             self.unclaimed.revoke(event.partition)
-            self._drop(event.partition)
+            if (revoked := self.owned.get(event.partition)) is not None:
+                self._release(revoked)
             return
         p = self.owned.get(event.partition)
         if p is None:

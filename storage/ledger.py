@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Engine, bindparam, delete, select, update
+from sqlalchemy import text as sql_text
 
 from storage import folding, schema, text
 from storage.engine import reading
@@ -21,6 +22,8 @@ SKETCH_HORIZONS = 2
 """Sketches are kept this many revision horizons: amendments that wait for their window to close were
 decided at an earlier watermark, and a restart decides them again."""
 TOTALS = ("records", "accepted", "rejected", "late", "duplicates")
+GIVE_BACK_LOCK_MS = 300
+"""A process that ends cannot wait for a transaction that hangs, its own perhaps."""
 ATTENDANCE_GAP_MS = 15_000
 """Folding beside the commits that was away for longer cannot tell who stood still meanwhile."""
 
@@ -154,6 +157,14 @@ class Ledger:
         """Give the partition back; nothing happens when a newer owner has it."""
         with self.engine.begin() as connection:
             connection.execute(update(PARTITIONS).where(_mine(topic, partition, epoch)).values(owner=None))
+
+    def give_back(self) -> int:
+        """Give back every partition that this process still holds; returns how many. From any thread."""
+        with self.engine.begin() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(sql_text(f"SET LOCAL lock_timeout = '{GIVE_BACK_LOCK_MS}ms'"))
+            mine = PARTITIONS.c.owner == self.owner
+            return connection.execute(update(PARTITIONS).where(mine).values(owner=None)).rowcount
 
     def touch(self, topic: str, partition: int, epoch: int, now_ms: int) -> None:
         """The partition lags and is worked on: it holds incidents back for another `hold_s`."""
