@@ -14,7 +14,7 @@ from monitor.sources.base import Assigned, Partition, Source
 from monitor.windows import PartitionWindows, SeriesInfo
 from storage.facts import Facts
 from storage.ledger import Ledger
-from storage.types import Claim
+from storage.types import Claim, SeriesRow
 
 LOSS_WAIT_S, MAX_LOSS_WAIT_S = 10.0, 300.0
 APART = "series_suffix {}"  # the fact that series of a partition have names of their own
@@ -85,6 +85,14 @@ def load_partition(settings: Settings, parts: Parts, assigned: Assigned, claim: 
         drafted = owned.draft.sketches.get((series, start_ms))
         return drafted if drafted is not None else parts.ledger.load_sketch(series, start_ms)
 
+    def load_parked(names: list[str]) -> list[SeriesInfo]:
+        drafted = [owned.draft.parked[name] for name in names if name in owned.draft.parked]
+        stored = parts.ledger.load_parked(
+            key.topic, key.partition, [name for name in names if name not in owned.draft.parked]
+        )
+        owned.returning.update((row.series, row) for row in stored)
+        return [_info(row) for row in [*drafted, *stored]]
+
     windows = PartitionWindows(
         settings.window,
         settings.record.series_by,
@@ -92,11 +100,9 @@ def load_partition(settings: Settings, parts: Parts, assigned: Assigned, claim: 
         watermark_ms=claim.watermark_ms,
         next_offset=claim.next_offset,
         close_offset=claim.close_offset,
-        known=[
-            SeriesInfo(r.series, r.model, r.endpoint, r.first_seen_ms, r.last_record_ms, r.window_state)
-            for r in claim.series
-        ],
+        known=[_info(row) for row in claim.series],
         load_sketch=load_sketch,
+        load_parked=load_parked,
         max_metrics=settings.record.max_metrics,
         series_suffix=parts.facts.recall(APART.format(key)) or "",
     )
@@ -116,3 +122,9 @@ def load_partition(settings: Settings, parts: Parts, assigned: Assigned, claim: 
         told_at_s=now_s,
     )
     return owned
+
+
+def _info(row: SeriesRow) -> SeriesInfo:
+    return SeriesInfo(
+        row.series, row.model, row.endpoint, row.first_seen_ms, row.last_record_ms, row.window_state
+    )

@@ -96,6 +96,11 @@ class WindowSettings(_Section):
     idle_timeout_s: Annotated[float, Field(gt=0)] = Field(
         60.0, description="seconds after which a partition that is fully read lets time pass without records"
     )
+    max_series: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        10_000,
+        description="live series per partition; silent ones make room for new ones, and what finds no room "
+        "is counted under one series named (overflow)",
+    )
     empty_for_s: Annotated[float, Field(ge=0)] = Field(
         86_400.0, description="seconds a silent series goes on getting empty windows"
     )

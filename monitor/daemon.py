@@ -1,8 +1,8 @@
 """`inferwatch run`: wiring, signals, and an orderly end.
 
-Exit codes beside those of every command: 74 when an orderly end took too long (a database or broker that
-hangs), 75 when the reading loop was stuck (see monitor.watchdog). In both cases nothing is lost: what was
-not committed is read again.
+Exit codes beside those of every command: 74 when an orderly end took too long or could not give the
+partitions back (a database or broker that hangs, a machine too busy), 75 when the reading loop was stuck
+(see monitor.watchdog). In both cases nothing is lost: what was not committed is read again.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
 
-import numpy as np
 import structlog
 
 from monitor.config import Settings
@@ -31,13 +30,17 @@ from storage.engine import is_transient
 log = structlog.get_logger()
 
 POLL_S = 0.2
-STOP_WITHIN_S = 4.5
+STOP_WITHIN_S = 4.7
+LAST_WORDS_S = 0.7  # of it, for saying why and for giving the partitions back
 LEAVE_S = 1.5  # of it, for leaving the consumer group
 EXIT_FORCED = 74  # EX_IOERR
 
 
 class Stop:
-    """SIGTERM and SIGINT: the loop ends at the next batch; the process ends within STOP_WITHIN_S anyhow."""
+    """SIGTERM and SIGINT: the loop ends at the next batch; the process ends within STOP_WITHIN_S anyhow.
+
+    The handler takes no lock (the thread that it interrupts may hold it), so it does not log.
+    """
 
     def __init__(self) -> None:
         self.asked = threading.Event()
@@ -48,19 +51,28 @@ class Stop:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.pipeline is None:  # still starting, perhaps compiling: nothing is owned or drafted yet
-            log.info("stopped", reason="signal before the start")
+            os.write(2, b'{"event": "stopped", "reason": "signal before the start", "level": "info"}\n')
             os._exit(0)
         self.pipeline.halted = True
         if not self.asked.is_set():
             self.asked.set()
-            deadline = threading.Timer(STOP_WITHIN_S, self._force)
-            deadline.daemon = True
-            deadline.start()
+            threading.Thread(target=self._force, name="stop", daemon=True).start()
 
     def _force(self) -> None:
+        """Time is up: say where the loop stands, give back what it holds, and end, whatever hangs."""
+        time.sleep(STOP_WITHIN_S - LAST_WORDS_S)
+        last_words = threading.Thread(target=self._last_words, name="last words", daemon=True)
+        last_words.start()
+        last_words.join(LAST_WORDS_S)
+        os._exit(EXIT_FORCED)
+
+    def _last_words(self) -> None:
         stack = stack_of(self._thread_id)
         log.error("stop_forced", after_s=STOP_WITHIN_S, exit_code=EXIT_FORCED, stack=stack)
-        os._exit(EXIT_FORCED)
+        assert self.pipeline is not None
+        with suppress(Exception):  # the database hangs as well
+            given_back = self.pipeline.parts.ledger.give_back()
+            log.info("given_back", partitions=given_back)
 
 
 def run(settings: Settings) -> int:
@@ -72,7 +84,7 @@ def run(settings: Settings) -> int:
     stop = Stop()
     with ExitStack() as stack:
         runtime = stack.enter_context(_begin(settings))
-        warm_up(runtime)
+        _warm_up(runtime)
         source = make_source(settings)
         pipeline = stop.pipeline = runtime.pipeline(source)
         watchdog = Watchdog(pipeline, settings.source.stall_timeout_s, runtime.clock)
@@ -101,10 +113,10 @@ def run(settings: Settings) -> int:
             pass
         log.info("stopping", reason="signal" if stop.asked.is_set() else "end of log")
         watchdog.stop()
-        pipeline.leave()
+        given_back = pipeline.leave()
         source.close(LEAVE_S)
     log.info("stopped")
-    return 0
+    return 0 if given_back else EXIT_FORCED
 
 
 @contextmanager
@@ -127,23 +139,17 @@ def _begin(settings: Settings) -> Iterator[Runtime]:
         yield runtime
 
 
-def warm_up(runtime: Runtime) -> None:
-    """Load the model and score a few windows before joining the group.
-
-    The first scores import and compile for seconds; a member that is given partitions can use them at once.
-    """
-    from detectors.types import STATISTICS, WindowBatch
+def _warm_up(runtime: Runtime) -> None:
+    """Load the model and compile; a model that cannot be had yet is loaded by the first claim."""
+    from monitor.warming import warm_up
 
     try:
         scorer = runtime.models.at_claim(None)
     except Exception as error:
         if not is_transient(error):
             raise
-        return  # the first claim loads it
-    states, window_ms = scorer.new_states(), runtime.settings.window.length_s * 1000
-    values = np.ones((1, len(STATISTICS)))
-    for n in range(3):
-        scorer.score(WindowBatch(n * window_ms, window_ms, ["warm-up"], values, values), states)
+        return
+    warm_up(runtime.settings, scorer)
 
 
 def make_source(settings: Settings) -> Source:

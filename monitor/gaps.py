@@ -1,4 +1,4 @@
-"""Records that were deleted before they were read: a fact with its exact size, told as an alert."""
+"""Facts about a partition that are told as an alert: deleted records with their number, too many series."""
 
 from __future__ import annotations
 
@@ -7,18 +7,53 @@ import uuid
 
 from monitor.alerting import NAMESPACE
 from monitor.clock import rfc3339
-from monitor.sources.base import Gap
+from monitor.sources.base import Gap, Partition
+from monitor.steps import CapReached
 from storage.types import AlertRow, AlertTransition
 
-REASON = "source_gap"
+REASON, CAP_REASON = "source_gap", "series_cap"
 
 
 def gap_alert(gap: Gap, lost: int, at_ms: int) -> list[AlertTransition]:
     """Fires and resolves at once: `lost` offsets of a partition are gone, `at_ms` was event time before."""
     assert lost > 0
-    series = f"source:{gap.partition}"
+    return _fact(
+        gap.partition,
+        f"gap {gap.end - lost} {gap.end}",
+        at_ms,
+        severity="critical",
+        rarity="never in normal operation",
+        reason=REASON,
+        summary=(
+            f"{lost:,} records of {gap.partition} (offsets {gap.end - lost} to {gap.end - 1}) were deleted "
+            f"before they were read; the windows after {rfc3339(at_ms)} lack them"
+        ),
+    )
+
+
+def cap_alert(partition: Partition, reached: CapReached) -> list[AlertTransition]:
+    """Fires and resolves at once: a partition has more series than have a place."""
+    return _fact(
+        partition,
+        f"cap {reached.at_ms} {reached.limit}",
+        reached.at_ms,
+        severity="major",
+        rarity="never with a sound record.series_by",
+        reason=CAP_REASON,
+        summary=(
+            f"{partition} has more than {reached.limit:,} live series: from {rfc3339(reached.at_ms)} on "
+            f"records of further ones are counted together as {reached.series}; raise window.max_series, or "
+            "name series by fewer fields (record.series_by)"
+        ),
+    )
+
+
+def _fact(
+    partition: Partition, key: str, at_ms: int, *, severity: str, rarity: str, reason: str, summary: str
+) -> list[AlertTransition]:
+    series = f"source:{partition}"
     alert = AlertRow(
-        alert_id=str(uuid.uuid5(NAMESPACE, f"gap {gap.end - lost} {gap.end} {series}")),
+        alert_id=str(uuid.uuid5(NAMESPACE, f"{key} {series}")),
         series=series,
         model="",
         endpoint="",
@@ -29,13 +64,10 @@ def gap_alert(gap: Gap, lost: int, at_ms: int) -> list[AlertTransition]:
         resolved_at_ms=None,
         score=1.0,
         tail_probability=1e-9,
-        severity="critical",
-        rarity="never in normal operation",
-        reason=REASON,
-        summary=(
-            f"{lost:,} records of {gap.partition} (offsets {gap.end - lost} to {gap.end - 1}) were deleted "
-            f"before they were read; the windows after {rfc3339(at_ms)} lack them"
-        ),
+        severity=severity,
+        rarity=rarity,
+        reason=reason,
+        summary=summary,
         top_features=[],
         slices=[],
         exemplars=[],

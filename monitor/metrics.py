@@ -39,6 +39,17 @@ DELIVERY_SECONDS = Histogram(
     "inferwatch_delivery_seconds", "Duration of one delivery attempt", registry=REGISTRY
 )
 SERIES_LIVE = Gauge("inferwatch_series_live", "Series with state in memory", registry=REGISTRY)
+SERIES_MOVED = Counter(
+    "inferwatch_series_moved",
+    "Silent series that made room for others (parked), and came back (returned)",
+    ["how"],
+    registry=REGISTRY,
+)
+OVERFLOW = Counter(
+    "inferwatch_series_overflow_records",
+    "Records counted under an overflow series, for want of a place for theirs",
+    registry=REGISTRY,
+)
 TRAININGS = Counter(
     "inferwatch_trainings", "Trainings by outcome: promoted, refused, failed", ["outcome"], registry=REGISTRY
 )

@@ -44,6 +44,12 @@ class Decoded:
         return left, Decoded(self.records.take(slice(row, None)), after, self.next_offset)
 
 
+@dataclass(frozen=True, slots=True)
+class Far:
+    row: int
+    horizon_ms: int
+
+
 @dataclass(slots=True)
 class Draft:
     """What the next commit of a partition will hold. Counts are increments."""
@@ -55,6 +61,7 @@ class Draft:
     revisions: list[RevisedWindow] = field(default_factory=list)
     touched: dict[str, SeriesInfo] = field(default_factory=dict)
     expired: list[str] = field(default_factory=list)
+    parked: dict[str, SeriesRow] = field(default_factory=dict)
     rejected: list[RejectedRow] = field(default_factory=list)
     transitions: list[AlertTransition] = field(default_factory=list)
     sketches: dict[tuple[str, int], bytes | None] = field(default_factory=dict)
@@ -68,6 +75,12 @@ class Draft:
     def expire(self, series: str) -> None:
         self.touched.pop(series, None)
         self.expired.append(series)
+
+    def park(self, row: SeriesRow) -> None:
+        self.touched.pop(row.series, None)
+        if row.series in self.expired:
+            self.expired.remove(row.series)
+        self.parked[row.series] = row
 
     def close(self, rows: ScoredWindows, infos: Iterable[SeriesInfo]) -> None:
         self.windows.append(rows)
@@ -108,6 +121,7 @@ class OwnedPartition:
     ended: bool = False
     gate_ms: int | None = None  # event time at which a model must be decided before reading on
     at_gate: bool = False
+    returning: dict[str, SeriesRow] = field(default_factory=dict)  # parked ones that have a place again
 
     @property
     def key(self) -> Partition:
@@ -121,6 +135,25 @@ class OwnedPartition:
     def event_ms(self) -> int | None:
         """How far event time is: the watermark, or the gate it waits at."""
         return self.gate_ms if self.at_gate else self.windows.watermark_ms
+
+    def park(self, info: SeriesInfo) -> None:
+        """A silent series leaves the memory; its state goes to the database with the next commit."""
+        state = self.states.dump(info.series) if info.series in self.states else None
+        self.draft.park(
+            SeriesRow(
+                *(info.series, info.model, info.endpoint, info.first_seen_ms, info.last_record_ms),
+                window_state=info.state,
+                detector_state=state,
+            )
+        )
+        self.states.drop(info.series)
+
+    def take_back(self, info: SeriesInfo) -> None:
+        """A parked series has records again."""
+        row = self.draft.parked.pop(info.series, None) or self.returning.pop(info.series)
+        if row.detector_state is not None:
+            self.states.load(info.series, row.detector_state)
+        self.draft.touched[info.series] = info
 
     def rebuilding(self, offset: int) -> bool:
         """True below the claimed offset: such records only rebuild open windows."""
@@ -145,10 +178,28 @@ class OwnedPartition:
         hits = np.flatnonzero(ahead)
         return int(hits[0]) if len(hits) else None
 
+    def horizon_ms(self, from_ms: int, max_windows: int) -> int:
+        """How far event time may go from `from_ms` until about `max_windows` windows are closed."""
+        spans = max(max_windows // max(self.windows.live_series, 1), 1)
+        return from_ms + spans * self.windows.window_ms
+
+    def first_row_beyond(self, records: RecordColumns, max_windows: int) -> Far | None:
+        """The first unaccounted record that would close more windows than fit into memory at once."""
+        if not len(records):
+            return None
+        mark_ms = self.windows.watermark_ms
+        horizon_ms = self.horizon_ms(
+            int(records.timestamp_ms[0]) if mark_ms is None else mark_ms, max_windows
+        )
+        row = self.first_row_at(records, horizon_ms + 1)
+        return None if row is None else Far(row, horizon_ms)
+
     def take_draft(self, now_ms: int) -> Commit:
         """The drafted commit; the draft itself stays until `committed` says the database has it."""
         draft, claim = self.draft, self.claim
         assert self.next_offset is not None
+        for info in self.windows.unsaved():
+            draft.touched.setdefault(info.series, info)
         series = [
             SeriesRow(
                 series=info.series,
@@ -182,6 +233,7 @@ class OwnedPartition:
             revisions=draft.revisions,
             series=series,
             expired_series=draft.expired,
+            parked=[draft.parked[name] for name in sorted(draft.parked) if name not in draft.touched],
             rejected_rows=draft.rejected,
             transitions=draft.transitions,
             alerts=[self.alerts[name].alert for name in draft.touched if self._fires(name)],
@@ -196,4 +248,5 @@ class OwnedPartition:
         self.committed_offset = self.next_offset
         self.committed_at_s = now_s
         self.resting = False
+        self.windows.saved()
         self.draft = Draft()

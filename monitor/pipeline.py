@@ -21,7 +21,7 @@ from monitor import alerting, metrics
 from monitor.claims import APART, Parts, Waiting, load_partition
 from monitor.config import Settings
 from monitor.errors import SourceError
-from monitor.gaps import gap_alert
+from monitor.gaps import cap_alert, gap_alert
 from monitor.partition import Decoded, OwnedPartition
 from monitor.records import Decoder, RecordColumns
 from monitor.sources.base import (
@@ -35,7 +35,15 @@ from monitor.sources.base import (
     Undecodable,
 )
 from monitor.stored import revised_row, scored_rows
-from monitor.windows import Added, AmendedWindow, ClosedWindows, ExpiredSeries
+from monitor.windows import (
+    Added,
+    AmendedWindow,
+    CapReached,
+    ClosedWindows,
+    ExpiredSeries,
+    ParkedSeries,
+    ReturnedSeries,
+)
 from storage.engine import is_transient
 from storage.types import Fenced, RejectedRow, SeriesConflict
 
@@ -134,6 +142,16 @@ class Pipeline:
                 continue
             decoded = waiting if isinstance(waiting, Decoded) else self._decode(p, waiting)
             row = self._row_at_gate(p, decoded.records)
+            far = p.first_row_beyond(decoded.records, MAX_DRAFT_WINDOWS) if row != 0 else None
+            if far is not None and (row is None or far.row < row):
+                if far.row == 0:  # a leap of event time: pass it in portions
+                    p.inbox.appendleft(decoded)
+                    self._take_steps(p, p.windows.advance(far.horizon_ms))
+                    self._commit_if_due(p)
+                    continue
+                row = None
+                decoded, rest = decoded.split(far.row)
+                p.inbox.appendleft(rest)
             if row is not None:
                 decoded, rest = decoded.split(row)
                 p.inbox.appendleft(rest)
@@ -164,6 +182,8 @@ class Pipeline:
         ):
             if n:
                 metrics.RECORDS.labels(outcome).inc(n)
+        if added.refused:
+            metrics.OVERFLOW.inc(added.refused)
         for step in added.steps:
             if self.halted:
                 raise _HaltedError
@@ -171,8 +191,14 @@ class Pipeline:
                 self._score_and_alert(p, step)
             elif isinstance(step, AmendedWindow):
                 self._amend(p, step)
-            else:
+            elif isinstance(step, ExpiredSeries):
                 self._expire(p, step)
+            elif isinstance(step, CapReached):
+                log.error("series_cap", partition=str(p.key), limit=step.limit, counted_as=step.series)
+                p.draft.transitions += cap_alert(p.key, step)
+            else:
+                self._make_place(p, step)
+        p.returning.clear()
 
     def _score_and_alert(self, p: OwnedPartition, step: ClosedWindows) -> None:
         with metrics.SCORE_SECONDS.time():
@@ -194,6 +220,18 @@ class Pipeline:
             p.draft.transitions += alerting.expire(p.alerts, info.series, step.at_ms)
             p.draft.expire(info.series)
             p.states.drop(info.series)
+
+    def _make_place(self, p: OwnedPartition, step: ParkedSeries | ReturnedSeries) -> None:
+        """Memory is bounded: a silent series leaves it, and gets its state back with its next record."""
+        for info in step.infos:
+            if isinstance(step, ReturnedSeries):
+                p.take_back(info)
+            else:
+                p.draft.transitions += alerting.expire(p.alerts, info.series, step.at_ms)
+                p.park(info)
+        metrics.SERIES_MOVED.labels("parked" if isinstance(step, ParkedSeries) else "returned").inc(
+            len(step.infos)
+        )
 
     # ------------------------------------------------------------------ commit
 
@@ -248,20 +286,32 @@ class Pipeline:
             return False
         return all(results)
 
-    def leave(self) -> None:
+    def leave(self) -> bool:
         """An orderly end: write the drafts and give the partitions back, as far as the database answers.
 
-        A partition that was lost meanwhile keeps none of the others from going back.
+        False when it does not answer: the next owner takes what was not given back, and reads again what
+        was not written. A partition that was lost meanwhile keeps none of the others from going back.
         """
-        self.commit_all()
         if not self.blocked:
-            for p in list(self.owned.values()):
-                self._release(p)
+            self.commit_all()
+        self.owned.clear()
+        try:
+            self.parts.ledger.give_back()
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            log.warning("release_failed", error=str(error).splitlines()[0][:300])
+            return False
+        return True
 
     def _release(self, p: OwnedPartition) -> None:
+        """Forget a partition and say so; where the database is away, its next owner takes it all the same."""
         self._drop(p.key)
+        if self.blocked:
+            return
         try:
-            self.parts.ledger.release(p.key.topic, p.key.partition, p.claim.epoch)
+            with self._database():
+                self.parts.ledger.release(p.key.topic, p.key.partition, p.claim.epoch)
         except Exception as error:
             if not is_transient(error):
                 raise
@@ -302,7 +352,8 @@ class Pipeline:
             return
         if isinstance(event, Revoked):
             self.unclaimed.revoke(event.partition)
-            self._drop(event.partition)
+            if (revoked := self.owned.get(event.partition)) is not None:
+                self._release(revoked)
             return
         p = self.owned.get(event.partition)
         if p is None:
@@ -442,6 +493,7 @@ class Pipeline:
         target_ms = self.parts.clock.now_ms() - int(window.idle_timeout_s * 1000)
         if not window.length_s * 1000 <= target_ms - mark <= window.empty_for_s * 1000:
             return  # a recorded log that ended long ago is no silence
+        target_ms = min(target_ms, p.horizon_ms(mark, MAX_DRAFT_WINDOWS))
         p.gate_ms = p.gate_ms if p.gate_ms is not None else self.parts.models.gate_ms(mark)
         if target_ms >= p.gate_ms:
             self._take_steps(p, p.windows.advance(max(p.gate_ms - 1, mark)))

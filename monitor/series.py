@@ -47,6 +47,7 @@ def series_name(parts: Sequence[str]) -> str:
 class _State(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     format: int
     versions: list[str]
+    since: int = -1  # offset from which on records are counted here and not under the overflow series
 
 
 _decoder = msgspec.msgpack.Decoder(_State)
@@ -55,13 +56,17 @@ _decoder = msgspec.msgpack.Decoder(_State)
 class SeriesTable:
     """Series by a small integer (sid), struct-of-arrays; a series is live from a record to its expiry."""
 
-    def __init__(self, series_by: Sequence[str], known: Iterable[SeriesInfo], suffix: str = "") -> None:
-        """`suffix` ends the names of series that are not among the known ones.
+    def __init__(
+        self, series_by: Sequence[str], known: Iterable[SeriesInfo], suffix: str = "", uncounted: str = ""
+    ) -> None:
+        """`suffix` ends the names of series that are not among the known ones; `uncounted` is the name of
+        one that is under no cap.
 
         Raises ValueError for a state that this version has not written.
         """
         self._series_by = tuple(series_by)
         self._suffix = suffix
+        self._uncounted = uncounted
         self._sid_of: dict[str, int] = {}
         self._sid_of_parts: dict[tuple[str, ...], int] = {}  # only saves work, may be emptied
         self._free: list[int] = []
@@ -73,12 +78,55 @@ class SeriesTable:
         self._taken = np.zeros(0, np.bool_)  # the sid belongs to a series
         self.first_ms = np.zeros(0, np.int64)
         self.last_ms = np.zeros(0, np.int64)
+        self.admitted = np.zeros(0, np.bool_)  # the series has a place
+        self.since = np.zeros(0, np.int64)
+        self.count = 0  # series with a place that are under the cap
+        self.unsaved: set[int] = set()  # sids that got a place since the last commit
         self._order: Int64 | None = None
         for info in known:
-            sid = self._sid(info.series, info.model, info.endpoint)
-            self.first_ms[sid], self.last_ms[sid] = info.first_seen_ms, info.last_record_ms
-            if info.state:
-                self._versions[sid] = dict.fromkeys(_decode_state(info.state))
+            self.restore(info)
+        self.unsaved.clear()
+
+    def restore(self, info: SeriesInfo) -> None:
+        """A series as it was stored, with a place. Raises ValueError for a foreign state."""
+        sid = self._sid(info.series, info.model, info.endpoint)
+        self.admit(sid, int(self.since[sid]) if self.admitted[sid] else -1)
+        self.first_ms[sid], self.last_ms[sid] = info.first_seen_ms, info.last_record_ms
+        if info.state:
+            state = _decode_state(info.state)
+            self._versions[sid] = dict.fromkeys(state.versions)
+            self.since[sid] = max(state.since, int(self.since[sid]))
+        self._states[sid] = self._infos[sid] = self._order = None
+
+    def find(self, name: str) -> int | None:
+        return self._sid_of.get(name)
+
+    def make(self, name: str, model: str, endpoint: str) -> int:
+        """sid of a series by its name; it is made where it is missing."""
+        return self._sid(name, model, endpoint)
+
+    def admit(self, sid: int, since: int) -> None:
+        """Give a series a place. `since`: see `_State`."""
+        if self.admitted[sid]:
+            return
+        self.admitted[sid], self.since[sid] = True, since
+        self.count += self.names[sid] != self._uncounted
+        self.unsaved.add(sid)
+
+    def dismiss(self, sids: Int64) -> None:
+        """Take their places away."""
+        for sid in sids[self.admitted[sids]].tolist():
+            self.count -= self.names[sid] != self._uncounted
+            self.unsaved.discard(sid)
+        self.admitted[sids], self.since[sids] = False, -1
+
+    def without_records(self) -> Int64:
+        """sids that have a place and are not live."""
+        return np.flatnonzero(self.admitted & (self.first_ms == FOREVER_MS))
+
+    def forget_since(self) -> None:
+        """The overflow series has ended: nothing is counted under it any more."""
+        self.since[:] = -1
 
     def resolve(self, records: RecordColumns) -> Int32:
         """[n], the sid of every record; a series that was never seen gets one, without being live."""
@@ -136,6 +184,8 @@ class SeriesTable:
         self._taken = np.concatenate([self._taken, np.zeros(added, np.bool_)])
         self.first_ms = np.concatenate([self.first_ms, np.full(added, FOREVER_MS)])
         self.last_ms = np.concatenate([self.last_ms, np.full(added, NEVER_MS)])
+        self.admitted = np.concatenate([self.admitted, np.zeros(added, np.bool_)])
+        self.since = np.concatenate([self.since, np.full(added, -1)])
 
     def seen(self, sid: Int64, first_ms: Int64, last_ms: Int64) -> None:
         """Records of these (distinct) series were counted; it makes them live."""
@@ -175,14 +225,16 @@ class SeriesTable:
         if found is None:
             model, endpoint = self._labels[sid]
             state = self._states[sid]
-            if state is None and self._versions[sid]:
-                state = self._states[sid] = msgspec.msgpack.encode(_State(1, list(self._versions[sid])))
+            if state is None and (self._versions[sid] or self.since[sid] >= 0):
+                kept = _State(1, list(self._versions[sid]), int(self.since[sid]))
+                state = self._states[sid] = msgspec.msgpack.encode(kept)
             first, last = int(self.first_ms[sid]), int(self.last_ms[sid])
             found = self._infos[sid] = SeriesInfo(self.names[sid], model, endpoint, first, last, state)
         return found
 
     def expire(self, sids: Int64) -> tuple[str, ...]:
         """These series are live no longer and remember nothing. Returns their names."""
+        self.dismiss(sids)
         self.first_ms[sids], self.last_ms[sids] = FOREVER_MS, NEVER_MS
         for sid in sids.tolist():
             self._versions[sid], self._states[sid], self._infos[sid] = {}, None, None
@@ -196,6 +248,7 @@ class SeriesTable:
             return
         if held:
             idle = np.setdiff1d(idle, np.concatenate(held))
+        self.dismiss(idle)
         for sid in idle.tolist():
             del self._sid_of[self.names[sid]]
             self.names[sid] = ""
@@ -205,11 +258,11 @@ class SeriesTable:
             self._sid_of_parts.clear()
 
 
-def _decode_state(state: bytes) -> list[str]:
+def _decode_state(state: bytes) -> _State:
     try:
         decoded = _decoder.decode(state)
     except msgspec.DecodeError as error:
         raise ValueError(f"not a series state: {error}") from None
     if decoded.format != 1:
         raise ValueError(f"series state of format {decoded.format}")
-    return decoded.versions
+    return decoded

@@ -53,7 +53,31 @@ class ExpiredSeries:
     infos: list[SeriesInfo]
 
 
-Step = ClosedWindows | AmendedWindow | ExpiredSeries
+@dataclass(frozen=True, slots=True)
+class ParkedSeries:
+    """Silent series that made room for others: their state is kept in the database, not in memory."""
+
+    at_ms: int  # end of the newest closed window
+    infos: list[SeriesInfo]
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnedSeries:
+    """Parked series with records again: they go on with the state they had."""
+
+    infos: list[SeriesInfo]
+
+
+@dataclass(frozen=True, slots=True)
+class CapReached:
+    """There is no place for another series: records of further ones are counted under `series`."""
+
+    at_ms: int  # end of the newest closed window
+    limit: int
+    series: str
+
+
+Step = ClosedWindows | AmendedWindow | ExpiredSeries | ParkedSeries | ReturnedSeries | CapReached
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,4 +88,5 @@ class Added:
     accepted: int = 0
     late: int = 0  # amending or beyond the horizon
     duplicates: int = 0
+    refused: int = 0  # of all these, records of series without a place
     expired: tuple[str, ...] = ()  # names of all ExpiredSeries, some of which may be back already

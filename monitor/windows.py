@@ -10,11 +10,23 @@ import numpy as np
 import numpy.typing as npt
 
 from monitor import closing, sketches
+from monitor.admission import IDLE_WINDOWS, Admission, ParkedLoader, overflow_name
 from monitor.config import WindowSettings
 from monitor.records import RecordColumns
 from monitor.series import NEVER_MS, SeriesInfo, SeriesTable
 from monitor.sources.base import Partition
-from monitor.steps import Added, AmendedWindow, ClosedWindows, ExpiredSeries, SketchLoader, Slice, Step
+from monitor.steps import (
+    Added,
+    AmendedWindow,
+    CapReached,
+    ClosedWindows,
+    ExpiredSeries,
+    ParkedSeries,
+    ReturnedSeries,
+    SketchLoader,
+    Slice,
+    Step,
+)
 
 if TYPE_CHECKING:  # these load numba, which is slow and only needed where windows are built
     from monitor.aggregate import OpenWindow
@@ -26,9 +38,12 @@ Bool = npt.NDArray[np.bool_]
 __all__ = [
     "Added",
     "AmendedWindow",
+    "CapReached",
     "ClosedWindows",
     "ExpiredSeries",
+    "ParkedSeries",
     "PartitionWindows",
+    "ReturnedSeries",
     "SeriesInfo",
     "SketchLoader",
     "Slice",
@@ -47,9 +62,9 @@ class _Counts:
     late: int = 0
     duplicates: int = 0
 
-    def added(self) -> Added:
+    def added(self, refused: int = 0) -> Added:
         gone = (info.series for step in self.steps if isinstance(step, ExpiredSeries) for info in step.infos)
-        return Added(self.steps, self.accepted, self.late, self.duplicates, tuple(gone))
+        return Added(self.steps, self.accepted, self.late, self.duplicates, refused, tuple(gone))
 
 
 class PartitionWindows:
@@ -70,6 +85,7 @@ class PartitionWindows:
         close_offset: int | None,
         known: Iterable[SeriesInfo] = (),
         load_sketch: SketchLoader,
+        load_parked: ParkedLoader = lambda _: [],
         max_metrics: int = 16,
         series_suffix: str = "",
     ) -> None:
@@ -92,7 +108,13 @@ class PartitionWindows:
         self._rebuild_below = -1 if next_offset is None else next_offset
         self._next_offset = 0 if next_offset is None else next_offset
         self.close_offset = self._next_offset if close_offset is None else close_offset
-        self._series = SeriesTable(series_by, known, series_suffix)
+        self._series = SeriesTable(series_by, known, series_suffix, overflow_name(partition)[0])
+        self._admission = Admission(
+            *(self._series, partition, settings.max_series),
+            *(IDLE_WINDOWS * self.window_ms, self._empty_for_ms, load_parked),
+        )
+        if next_offset is None or not self._admission.overflowing:
+            self._series.forget_since()
         self._texts = columns.Texts()
         self._open: dict[int, OpenWindow] = {}
         self._pending: list[Batch] = []
@@ -114,6 +136,18 @@ class PartitionWindows:
         """All live series, ascending by name."""
         return [self._series.info(sid) for sid in self._series.live().tolist()]
 
+    def unsaved(self) -> list[SeriesInfo]:
+        """While the overflow series is live: series that got a place since `saved` was called.
+
+        They belong into the next commit, for a restart tells by them which records they got.
+        """
+        if not self._admission.overflowing:
+            return []
+        return [self._series.info(sid) for sid in sorted(self._series.unsaved)]
+
+    def saved(self) -> None:
+        self._series.unsaved.clear()
+
     def restart_offset(self, next_offset: int) -> int:
         """Lowest offset of a record in an open window or a pending amendment, else `next_offset`."""
         firsts = [window.first_offset for window in self._open.values()]
@@ -125,7 +159,7 @@ class PartitionWindows:
         counts = _Counts([])
         if not len(records):
             return counts.added()
-        self._fresh.clear()
+        self._begin()
         self.finished = False
         batch = self._prepare(records, self._series.resolve(records), self._texts)
         start = self._floor(records.timestamp_ms)
@@ -136,11 +170,11 @@ class PartitionWindows:
             self._next_offset = max(self._next_offset, int(records.offsets[-1]) + 1)
             self._add_new(batch, start, old, counts)
         self._tidy()
-        return counts.added()
+        return counts.added(self._admission.refused)
 
     def advance(self, watermark_ms: int) -> Added:
         """Let event time pass without records: an idle partition. Earlier times change nothing."""
-        self._fresh.clear()
+        self._begin()
         counts = _Counts([])
         self._pass_time(max(watermark_ms, self._watermark_ms), self._next_offset, counts)
         self._tidy()
@@ -148,7 +182,7 @@ class PartitionWindows:
 
     def finish(self) -> Added:
         """End of a bounded log: apply what is pending and close every open window."""
-        self._fresh.clear()
+        self._begin()
         counts = _Counts([])
         self._apply_pending(self._next_offset, self._frontier(self._watermark_ms), counts)
         if self._open:
@@ -159,6 +193,10 @@ class PartitionWindows:
         self._tidy()
         self.finished = True
         return counts.added()
+
+    def _begin(self) -> None:
+        self._fresh.clear()
+        self._admission.begin()
 
     def _floor(self, at_ms: Int64) -> Int64:
         return np.asarray(at_ms // self.window_ms * self.window_ms, np.int64)
@@ -186,7 +224,11 @@ class PartitionWindows:
         frontier = self._frontier(self._watermark_ms)
         part = start[begin:end]
         is_late = part < frontier
-        late = np.flatnonzero(is_late & self._amendable(part, frontier)) + begin
+        amends = is_late & self._amendable(part, frontier)
+        counted = np.flatnonzero(~is_late | amends) + begin
+        held = [waiting.columns.sid for waiting in self._pending]
+        counts.steps += self._admission.admit(batch.columns.sid, batch.offsets, counted, frontier, held)
+        late = np.flatnonzero(amends) + begin
         if len(late):
             self._pending.append(batch.take(late))
         counts.late += int(np.count_nonzero(is_late))
@@ -218,8 +260,12 @@ class PartitionWindows:
         frontier = self._frontier(self._watermark_ms)
         part = start[:old]
         is_open = part >= frontier
-        self._into_windows(batch, start, np.flatnonzero(is_open))
         waiting = ~is_open & (batch.offsets[:old] >= self.close_offset) & self._amendable(part, frontier)
+        again = np.flatnonzero(is_open | waiting)
+        sids = batch.columns.sid[again]
+        self._admission.admit_again(sids, batch.offsets[again])
+        batch.columns.sid[again] = sids
+        self._into_windows(batch, start, np.flatnonzero(is_open))
         if waiting.any():
             self._pending.append(batch.take(np.flatnonzero(waiting)))
 
@@ -278,6 +324,7 @@ class PartitionWindows:
             step = self._amend(at, name, parts, frontier + self.window_ms)
             if step is not None:
                 counts.steps.append(step)
+        self._series.dismiss(self._series.without_records())
 
     def _amend(
         self, at: int, name: str, parts: list[tuple[Batch, Int64]], at_ms: int

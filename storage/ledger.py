@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Engine, bindparam, delete, select, update
+from sqlalchemy import text as sql_text
 
 from storage import folding, schema, text
 from storage.engine import reading
-from storage.results import ResultWriter
+from storage.results import MAX_IDS, ResultWriter
 from storage.rows import series_key
 from storage.schema import table
 from storage.types import Claim, Commit, Fenced, Fold, SeriesRow
@@ -21,6 +22,8 @@ SKETCH_HORIZONS = 2
 """Sketches are kept this many revision horizons: amendments that wait for their window to close were
 decided at an earlier watermark, and a restart decides them again."""
 TOTALS = ("records", "accepted", "rejected", "late", "duplicates")
+GIVE_BACK_LOCK_MS = 300
+"""A process that ends cannot wait for a transaction that hangs, its own perhaps."""
 ATTENDANCE_GAP_MS = 15_000
 """Folding beside the commits that was away for longer cannot tell who stood still meanwhile."""
 
@@ -155,6 +158,14 @@ class Ledger:
         with self.engine.begin() as connection:
             connection.execute(update(PARTITIONS).where(_mine(topic, partition, epoch)).values(owner=None))
 
+    def give_back(self) -> int:
+        """Give back every partition that this process still holds; returns how many. From any thread."""
+        with self.engine.begin() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(sql_text(f"SET LOCAL lock_timeout = '{GIVE_BACK_LOCK_MS}ms'"))
+            mine = PARTITIONS.c.owner == self.owner
+            return connection.execute(update(PARTITIONS).where(mine).values(owner=None)).rowcount
+
     def touch(self, topic: str, partition: int, epoch: int, now_ms: int) -> None:
         """The partition lags and is worked on: it holds incidents back for another `hold_s`."""
         with self.engine.begin() as connection:
@@ -266,6 +277,23 @@ class Ledger:
         with reading(self.engine) as connection:
             return connection.execute(statement).scalar()
 
+    def load_parked(self, topic: str, partition: int, names: list[str]) -> list[SeriesRow]:
+        """Those of `names` that were parked in this partition, with their states."""
+        found: list[SeriesRow] = []
+        with reading(self.engine) as connection:
+            for start in range(0, len(names), MAX_IDS):
+                keys = {series_key(name): name for name in names[start : start + MAX_IDS]}
+                parked = (
+                    select(*_SERIES_ROW)
+                    .join(PARTITIONS, PARTITIONS.c.id == SERIES.c.partition_id)
+                    .where(PARTITIONS.c.topic == topic, PARTITIONS.c.partition == partition)
+                    .where(SERIES.c.name.in_(list(keys)), SERIES.c.live.is_(False))
+                    .where(SERIES.c.detector_state.is_not(None))
+                )
+                rows = connection.execute(parked).mappings()
+                found += [SeriesRow(**{**row, "series": keys[row["series"]]}) for row in rows]
+        return found
+
 
 def _mine(topic: str, partition: int, epoch: int) -> Any:
     return (
@@ -281,19 +309,21 @@ def _insert_missing(connection: Connection) -> Any:
     return insert_(PARTITIONS).on_conflict_do_nothing(index_elements=["topic", "partition"])
 
 
+_SERIES_ROW = (
+    SERIES.c.name.label("series"),
+    SERIES.c.model,
+    SERIES.c.endpoint,
+    SERIES.c.first_seen_ms,
+    SERIES.c.last_record_ms,
+    SERIES.c.window_state,
+    SERIES.c.detector_state,
+    SERIES.c.alert_state,
+)
+
+
 def _live_series(connection: Connection, partition_id: int) -> list[SeriesRow]:
-    columns = (
-        SERIES.c.name.label("series"),
-        SERIES.c.model,
-        SERIES.c.endpoint,
-        SERIES.c.first_seen_ms,
-        SERIES.c.last_record_ms,
-        SERIES.c.window_state,
-        SERIES.c.detector_state,
-        SERIES.c.alert_state,
-    )
     rows = connection.execute(
-        select(*columns).where(SERIES.c.partition_id == partition_id, SERIES.c.live.is_(True))
+        select(*_SERIES_ROW).where(SERIES.c.partition_id == partition_id, SERIES.c.live.is_(True))
     ).mappings()
     return sorted((SeriesRow(**row) for row in rows), key=lambda r: r.series)
 
@@ -322,6 +352,7 @@ def _token(commit: Commit) -> str:
         commit.close_offset,
         commit.watermark_ms,
         *(getattr(commit, name) for name in TOTALS),
+        [row.series for row in commit.parked],
         [(batch.window_start_ms, len(batch.series)) for batch in commit.windows],
         [(w.series, w.window_start_ms) for w in commit.revisions],
         [(t.at_ms, t.kind, t.alert.alert_id) for t in commit.transitions],

@@ -108,7 +108,7 @@ class ResultWriter:
     def _write_series(self, connection: Connection, commit: Commit, partition_id: int) -> dict[str, int]:
         names = {series for batch in commit.windows for series in batch.series}
         names.update(window.series for window in commit.revisions)
-        names.update(row.series for row in commit.series)
+        names.update(row.series for row in [*commit.series, *commit.parked])
         keys = {name: series_key(name) for name in names}
         known = {n: self._ids[partition_id, n] for n in names if (partition_id, n) in self._ids}
         unknown = sorted(names - set(known))
@@ -122,16 +122,17 @@ class ResultWriter:
                 "partition_id": partition_id,
                 "first_seen_ms": row.first_seen_ms,
                 "last_record_ms": row.last_record_ms,
-                "live": True,
+                "live": live,
                 **{state: getattr(row, state) for state in _STATES},
                 "windows": 0,
             }
-            for row in commit.series
+            for live, found in ((True, commit.series), (False, commit.parked))
+            for row in found
         }
         stray = [name for name in unknown if name not in rows]
-        found = self._select_ids(connection, [keys[name] for name in stray]) if stray else {}
+        stored = self._select_ids(connection, [keys[name] for name in stray]) if stray else {}
         for name in stray:  # closed its only windows and expired, all within this commit
-            if keys[name] not in found:
+            if keys[name] not in stored:
                 rows[name] = _expired_row(keys[name], partition_id, commit)
         if rows:
             execute_many(connection, self._upsert_series, [rows[name] for name in sorted(rows)])
@@ -141,8 +142,8 @@ class ResultWriter:
             ]
             connection.execute(_EXPIRE, expired)
         if unknown:
-            found = self._select_ids(connection, [keys[name] for name in unknown])
-            known.update((name, found[keys[name]]) for name in unknown)
+            ids = self._select_ids(connection, [keys[name] for name in unknown])
+            known.update((name, ids[keys[name]]) for name in unknown)
         return known
 
     def _select_ids(self, connection: Connection, keys: list[str]) -> dict[str, int]:

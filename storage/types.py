@@ -230,6 +230,7 @@ class Commit:
     revisions: list[RevisedWindow] = field(default_factory=list)
     series: list[SeriesRow] = field(default_factory=list)  # upserted, with states
     expired_series: list[str] = field(default_factory=list)  # no longer live: states are dropped
+    parked: list[SeriesRow] = field(default_factory=list)  # no longer live: states are kept for their return
     rejected_rows: list[RejectedRow] = field(default_factory=list)
     transitions: list[AlertTransition] = field(default_factory=list)  # their alerts are written with them
     alerts: list[AlertRow] = field(default_factory=list)  # as they stand after the transitions

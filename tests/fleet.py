@@ -15,6 +15,7 @@ from pathlib import Path
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 
+from monitor.daemon import EXIT_FORCED
 from tests import services
 from tests.daemons import Daemon, rows, snapshot, totals, wait_for
 from tests.receivers import Hook
@@ -23,6 +24,7 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 STOP_S = 9.0  # longer than the session and the time a rebalance takes
 EXIT_S = 5.0
 SETTLE_S = 240.0
+OWNERS = "select owner from partitions where owner is not null"
 
 
 def write_config(path: Path, *, bootstrap: str, topic: str, group: str, database: str, webhook: str) -> Path:
@@ -42,6 +44,11 @@ def end_offsets(bootstrap: str, topic: str) -> dict[int, int]:
         return {tp.partition: end for tp, end in consumer.end_offsets(parts).items()}
     finally:
         consumer.close()
+
+
+def owner_pid(owner: str) -> int:
+    """The process behind an owner's name, HOST-PID-RANDOM."""
+    return int(owner.split("-")[-2])
 
 
 class Trickle(threading.Thread):
@@ -82,6 +89,24 @@ class Trickle(threading.Thread):
         producer.close()
 
 
+@dataclass(frozen=True)
+class Exit:
+    """How a daemon ended that nobody killed."""
+
+    pid: int
+    code: int  # minus the number of a signal
+    took_s: float | None  # since its SIGTERM; None = nobody asked it to end
+    log: Path
+
+    @property
+    def wrong(self) -> bool:
+        return self.took_s is None or self.code not in (0, EXIT_FORCED, -signal.SIGTERM)  # the last: starting
+
+    def __str__(self) -> str:
+        tail = self.log.read_text(errors="replace")[-1500:] if self.log.exists() else ""
+        return f"process {self.pid} ended with {self.code} ({self.took_s} s after SIGTERM):\n{tail}"
+
+
 @dataclass
 class Fleet:
     """Daemons of one group over one database; every fault is counted by its name."""
@@ -91,8 +116,7 @@ class Fleet:
     database: str
     rng: random.Random
     faults: Counter[str] = field(default_factory=Counter)
-    exits_s: list[float] = field(default_factory=list)
-    unexpected_exits: int = 0
+    exits: list[Exit] = field(default_factory=list)
     daemons: list[Daemon] = field(default_factory=list)
     _stopped: set[int] = field(default_factory=set)
 
@@ -110,8 +134,7 @@ class Fleet:
     def owners(self) -> dict[int, int]:
         """pid -> partitions it holds now, as the database knows."""
         with contextlib.suppress(Exception):
-            found = rows(self.database, "select owner from partitions where owner is not null")
-            pids = Counter(int(str(row["owner"]).split("-")[-2]) for row in found)
+            pids = Counter(owner_pid(row["owner"]) for row in rows(self.database, OWNERS))
             return {d.process.pid: pids[d.process.pid] for d in self.running() if pids[d.process.pid]}
         return {}
 
@@ -120,8 +143,7 @@ class Fleet:
         for daemon in list(self.daemons):
             assert daemon.process is not None
             if daemon.process.poll() is not None:
-                self.unexpected_exits += 1
-                self.daemons.remove(daemon)
+                self._ended(daemon, None)
                 self.add()
         return [d for d in self.daemons if d.process is not None and d.process.pid not in self._stopped]
 
@@ -174,9 +196,12 @@ class Fleet:
 
     def terminate(self, daemon: Daemon) -> None:
         started_s = time.monotonic()
-        code = daemon.stop(60)
-        self.exits_s.append(time.monotonic() - started_s)
-        self.unexpected_exits += code not in (0, -signal.SIGTERM)  # the latter before it has begun
+        daemon.stop(60)
+        self._ended(daemon, time.monotonic() - started_s)
+
+    def _ended(self, daemon: Daemon, took_s: float | None) -> None:
+        assert daemon.process is not None and daemon.process.returncode is not None
+        self.exits.append(Exit(daemon.process.pid, daemon.process.returncode, took_s, daemon.log))
         self.daemons.remove(daemon)
 
     def logged(self, event: str) -> int:
@@ -240,25 +265,39 @@ def audit(
                 ids == set(got),
             )
         )
-    slowest_s = max(fleet.exits_s, default=0.0)
-    claims = rows(database, "select count(*) as n from partitions where owner is not null")[0]["n"]
-    promises.append(
+    return promises + _endings(database, fleet)
+
+
+def _endings(database: str, fleet: Fleet) -> list[Promise]:
+    """How the daemons ended. One that was killed, or whose end was forced (a database or broker that does
+    not answer, a machine too busy), may leave claims: its next owner takes them, and at the end none comes.
+    """
+    asked = [end for end in fleet.exits if end.took_s is not None]
+    slowest_s = max((end.took_s or 0.0 for end in asked), default=0.0)
+    forced = [end for end in asked if end.code == EXIT_FORCED]
+    wrong = [end for end in fleet.exits if end.wrong]
+    owners = [owner_pid(row["owner"]) for row in rows(database, OWNERS)]
+    orderly = {end.pid for end in asked if end.code == 0}
+    left = [pid for pid in owners if pid in orderly]
+    return [
         Promise(
             f"SIGTERM ends within {EXIT_S:g} s",
-            f"{len(fleet.exits_s)} times, slowest {slowest_s:.1f} s",
+            f"{len(asked)} times, slowest {slowest_s:.1f} s",
             slowest_s <= EXIT_S,
             timed=True,
-        )
-    )
-    promises.append(Promise("no claim left at the end", f"{claims} left", claims == 0))
-    promises.append(
+        ),
+        Promise("SIGTERM ends in order", f"{len(forced)} of {len(asked)} forced", not forced, timed=True),
+        Promise(
+            "no claim left by a daemon that ended in order",
+            f"{len(left)} left, {len(owners) - len(left)} by others",
+            not left,
+        ),
         Promise(
             "no daemon ends by itself or with an error",
-            f"{fleet.unexpected_exits} ended",
-            fleet.unexpected_exits == 0,
-        )
-    )
-    return promises
+            f"{len(wrong)} ended" + "".join(f"\n{end}" for end in wrong),
+            not wrong,
+        ),
+    ]
 
 
 def run_faults(fleet: Fleet, trickle: Trickle, faults: Sequence[tuple[str, Callable[[], None]]]) -> None:

@@ -323,3 +323,35 @@ def test_a_lost_partition_keeps_no_other_from_being_given_back(tmp_path: Path) -
     assert {(r["topic"], r["partition"]): r["owner"] for r in found} == {
         k: "newer" if k == lost else None for k in keys
     }
+
+
+def test_a_partition_that_the_group_takes_away_is_given_back(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'revoked.db'}"
+    pipeline, clock = pipeline_for(ledger_for(url, "leaving"), MESSAGES)
+    pipeline.turn(0.0)
+    pipeline.turn(0.0)
+    assert rows(url, "select owner from partitions") == [{"owner": "leaving"}] and pipeline.owned[KEY].dirty
+    source = pipeline.parts.source
+    assert isinstance(source, MemorySource)
+    source.revoke(KEY)
+    pipeline.turn(0.0)
+    assert rows(url, "select owner from partitions") == [{"owner": None}]
+    assert not pipeline.owned and clock.now_ms() > 0
+
+
+def test_leaving_without_a_database_says_that_nothing_was_given_back(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'away.db'}"
+    pipeline, _ = pipeline_for(ledger_for(url, "leaving"), MESSAGES)
+    pipeline.turn(0.0)
+    pipeline.turn(0.0)
+
+    def away(*_: object) -> None:
+        raise OperationalError("begin", {}, sqlite3.OperationalError("gone"), connection_invalidated=True)
+
+    engine = pipeline.parts.ledger.engine
+    event.listen(engine, "before_cursor_execute", away)
+    assert pipeline.leave() is False
+    event.remove(engine, "before_cursor_execute", away)
+    assert rows(url, "select owner from partitions") == [{"owner": "leaving"}]
+    assert pipeline.leave() is True
+    assert rows(url, "select owner from partitions") == [{"owner": None}]
