@@ -181,6 +181,7 @@ def to_silence(row: Any) -> SilenceRow:
         ends_at_ms=row["ends_at_ms"],
         created_by=row["created_by"],
         comment=row["comment"],
+        recurrence=None if row["recurrence"] is None else json.loads(row["recurrence"]),
     )
 
 

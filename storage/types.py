@@ -12,6 +12,7 @@ from storage.names import DatabaseUrlError as DatabaseUrlError
 from storage.names import Fenced as Fenced
 from storage.names import SchemaTooNew as SchemaTooNew
 from storage.names import SeriesConflict as SeriesConflict
+from storage.names import TokenExists as TokenExists
 from storage.names import UnknownIncident as UnknownIncident
 
 if TYPE_CHECKING:  # reading commands do without numpy
@@ -176,6 +177,7 @@ class SilenceRow:
     ends_at_ms: int
     created_by: str
     comment: str
+    recurrence: dict[str, Any] | None = None  # as monitor.recurrence reads it; None = without a break
 
 
 Fold = Callable[[IncidentView, list[AlertTransition]], IncidentChanges]
