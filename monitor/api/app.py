@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from monitor.api import access, limits, login, pages, reads, stream, web, writes
 from monitor.api.guard import BURST_S, Guard
 from monitor.api.problems import problem
-from monitor.api.replies import Problem, refusals
+from monitor.api.replies import DEFAULT, Problem, refusals
 from monitor.clock import Clock, SystemClock
 from monitor.config import Settings
 from monitor.metrics import REGISTRY
@@ -27,9 +27,6 @@ DESCRIPTION = """Incidents of models in production. Times are RFC 3339 UTC, erro
 
 Lists are arrays; a `Link` header with `rel="next"` leads to the next page. Answers carry a weak `ETag`.
 Changes need a bearer token of scope write, or a session and the header `X-Inferwatch: 1`."""
-DEFAULT: dict[int | str, dict[str, Any]] = {
-    "default": {"model": Problem, "description": "an RFC 9457 problem document"}
-}
 
 
 def create_app(
@@ -125,7 +122,9 @@ def _describe_security(app: FastAPI) -> None:
                 "token": {"type": "http", "scheme": "bearer"},
                 "session": {"type": "apiKey", "in": "cookie", "name": login.SESSION_COOKIE},
             }
-            described.setdefault("components", {})["securitySchemes"] = schemes
+            components = described.setdefault("components", {})
+            components["securitySchemes"] = schemes
+            components.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
             described["security"] = [{"token": []}, {"session": []}, {}]
             for path in ("/healthz", "/readyz"):
                 described["paths"][path]["get"]["security"] = []

@@ -13,11 +13,22 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from monitor.api.problems import problem
+from monitor.api.replies import refusals
 from monitor.clock import Clock
 from storage.tokens import Tokens
 
 SESSION_COOKIE = "inferwatch_session"
 HOUR_MS = 3_600_000
+_UNKNOWN = {**refusals(401)[401]["content"], "text/html": {"schema": {"type": "string"}}}
+_TOKEN = {"token": {"type": "string", "minLength": 1, "maxLength": 128, "examples": ["iw_..."]}}
+_SCHEMA = {"type": "object", "required": ["token"], "properties": _TOKEN}
+_LOGIN_BODY = {
+    "required": True,
+    "content": {
+        "application/json": {"schema": _SCHEMA},
+        "application/x-www-form-urlencoded": {"schema": _SCHEMA},
+    },
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +55,8 @@ def router(sessions: Sessions) -> APIRouter:
         responses={
             200: {"description": "JSON was sent: the cookie is set", "content": {"application/json": {}}},
             303: {"description": "a form was sent: the cookie is set, on to the page"},
-            401: {"description": "the token is not known", "content": {"application/problem+json": {}}},
+            **refusals(403, 413, 422, 429, 503),
+            401: {"description": "the token is not known", "content": _UNKNOWN},
         },
     )
     async def login(request: Request) -> Response:
@@ -71,17 +83,6 @@ def router(sessions: Sessions) -> APIRouter:
         return answer
 
     return routes
-
-
-_TOKEN = {"token": {"type": "string", "minLength": 1, "maxLength": 128, "examples": ["iw_..."]}}
-_SCHEMA = {"type": "object", "required": ["token"], "properties": _TOKEN}
-_LOGIN_BODY = {
-    "required": True,
-    "content": {
-        "application/json": {"schema": _SCHEMA},
-        "application/x-www-form-urlencoded": {"schema": _SCHEMA},
-    },
-}
 
 
 async def _in_thread(*call: object) -> Response:

@@ -279,6 +279,7 @@ class ActionReply(Reply):
 
 
 _WORDS = {
+    400: "the body is no JSON",
     401: "a token is needed, or it is not known",
     403: "the token may only read, or the request comes from another origin",
     404: "no such thing",
@@ -296,6 +297,7 @@ def refusals(*statuses: int) -> Responses:
     return {status: {"description": _WORDS[status], "content": _SCHEMA} for status in statuses}
 
 
+DEFAULT: Responses = {"default": {"description": "an RFC 9457 problem document", "content": _SCHEMA}}
 ALWAYS = refusals(401, 422, 429, 503)
 _TAG = {"ETag": {"schema": {"type": "string"}, "description": "weak; send it as If-None-Match"}}
 _NEXT = {"Link": {"schema": {"type": "string"}, "description": '`<...>; rel="next"` where there is more'}}
@@ -306,7 +308,7 @@ def found(reply: type[BaseModel], status: int = 200) -> Responses:
     """One thing that a change answers."""
     return {
         status: {"model": reply, "description": "as it is now"},
-        **refusals(401, 403, 404, 413, 422, 429, 503),
+        **refusals(400, 401, 403, 404, 413, 422, 429, 503),
     }
 
 

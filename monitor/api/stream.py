@@ -83,14 +83,16 @@ class Streams:
             watcher.event_id, watcher.windows = int(known[1]), int(known[2])
         self.open += 1
         try:
-            yield "retry: 3000\n\n"
-            quiet_s = 0.0
+            quiet_s, begun = 0.0, False
             while True:
                 try:
                     changes = await run_in_threadpool(watcher.look)
                 except (DBAPIError, PoolTimeout):
                     changes = []
                     yield ": the database does not answer\n\n"
+                if not begun:  # whoever reads this line hears of everything that comes after it
+                    begun = True
+                    yield "retry: 3000\n\n"
                 for event, data in changes:
                     yield f"event: {event}\nid: {watcher.mark}\ndata: {json.dumps(data)}\n\n"
                 quiet_s = 0.0 if changes else quiet_s + self.poll_s
