@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from monitor.output import parse_duration_ms
 
@@ -55,10 +55,12 @@ def parse(data: Mapping[str, Any]) -> Recurrence:
     if not 1_000 <= duration_ms <= MAX_DURATION_MS:
         raise ValueError("duration lies between 1s and 7d")
     name = str(data.get("time_zone") or "UTC")
-    if name not in available_timezones():
-        raise ValueError(f"{name!r} is no time zone; use a name such as Europe/Berlin or UTC")
+    try:
+        zone = ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(f"{name!r} is no time zone; use a name such as Europe/Berlin or UTC") from None
     days = frozenset(DAYS.index(str(each)) for each in names) or frozenset(range(7))
-    return Recurrence(days, time(int(start[1]), int(start[2])), duration_ms, ZoneInfo(name))
+    return Recurrence(days, time(int(start[1]), int(start[2])), duration_ms, zone)
 
 
 def covers(recurrence: Recurrence, at_ms: int) -> bool:

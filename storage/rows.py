@@ -185,6 +185,15 @@ def to_silence(row: Any) -> SilenceRow:
     )
 
 
+def insert_missing(of: type[schema.Base], dialect: str) -> Any:
+    """INSERT ... ON CONFLICT DO NOTHING."""
+    if dialect == "postgresql":
+        from sqlalchemy.dialects.postgresql import insert
+    else:
+        from sqlalchemy.dialects.sqlite import insert  # type: ignore[assignment]
+    return insert(table(of)).on_conflict_do_nothing()
+
+
 def upsert(of: type[schema.Base], dialect: str, keys: list[str], update: dict[str, Any] | None = None) -> Any:
     """INSERT ... ON CONFLICT (keys) DO UPDATE of every other column, or of `update` where given.
 

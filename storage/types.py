@@ -167,6 +167,7 @@ class IncidentView:
     incidents: list[IncidentRow]  # open, acknowledged, and resolved recently enough to be reopened
     alert_incident: dict[str, str]  # alert_id -> incident_id, of alerts linked to these incidents
     silences: list[SilenceRow]
+    partitions: dict[str, str] = field(default_factory=dict)  # series -> "topic/partition" it arrives in
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +211,15 @@ class RevisedWindow:
 
 
 @dataclass(frozen=True, slots=True)
+class DeploymentRow:
+    """A model version that a series has not had before, at the start of its first window (event time)."""
+
+    series: str
+    model_version: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Commit:
     """Everything that one transaction writes for one partition. Counts are increments."""
 
@@ -235,6 +245,7 @@ class Commit:
     rejected_rows: list[RejectedRow] = field(default_factory=list)
     transitions: list[AlertTransition] = field(default_factory=list)  # their alerts are written with them
     alerts: list[AlertRow] = field(default_factory=list)  # as they stand after the transitions
+    deployments: list[DeploymentRow] = field(default_factory=list)
     topic_id: str | None = None
     leader_epoch: int | None = None
 
