@@ -35,6 +35,7 @@ COMMANDS: dict[str, str] = {
     "silences": "history",
     "deliveries": "history",
     "models": "history",
+    "tokens": "tokens",
     "notify": "notify",
     "webhook": "notify",
     "db": "setup",

@@ -65,8 +65,12 @@ def filled(
     means = metric_means(aggregate)
     metrics = {name: (spread(mean, np.nan), spread(n, 0.0)) for name, (mean, n) in means.items()}
     new_version = np.zeros(len(sids), np.bool_)
+    deployed: list[tuple[int, str]] = []
     for r, shown in sketches.versions(aggregate.slices).items():
-        new_version[rows[r]] = series.show_versions(sids[rows[r]], shown)
+        row = int(rows[r])
+        found = series.show_versions(sids[row], shown)
+        new_version[row] = bool(found)
+        deployed += [(row, version) for version in found]
     blobs: list[bytes | None] = [None] * len(sids)
     encoded = sketches.encode(aggregate, new_version[rows].tolist())
     for row, blob in zip(rows.tolist(), encoded, strict=True):
@@ -75,7 +79,7 @@ def filled(
     names = [series.names[sid] for sid in sids]
     batch = WindowBatch(window.start_ms, window_ms, names, values, counts, metrics, new_version)
     infos = [series.info(sid) for sid in sids]
-    return ClosedWindows(batch, infos, blobs, details.slices, details.exemplars)
+    return ClosedWindows(batch, infos, blobs, details.slices, details.exemplars, tuple(sorted(deployed)))
 
 
 def amended(
@@ -92,8 +96,8 @@ def amended(
     sid = late.sids[0]
     added = late.close(np.zeros(1, np.int64), texts)
     series.seen(*late.times())
-    is_new = series.show_versions(sid, sketches.versions(added.slices).get(0, []))
-    merged = added
+    deployed = series.show_versions(sid, sketches.versions(added.slices).get(0, []))
+    merged, is_new = added, bool(deployed)
     if stored is not None:
         merged, is_new = sketches.merge(stored[0], added), is_new or stored[1]
     values, counts = statistics(merged, window_ms)
@@ -102,7 +106,8 @@ def amended(
         *(late.start_ms, window_ms, [series.names[sid]], values, counts, metrics, np.array([is_new])),
     )
     blob = sketches.encode(merged, [is_new])[0]
-    return AmendedWindow(batch, series.info(sid), blob, int(added.sums[0, 0]), at_ms)
+    late_records = int(added.sums[0, 0])
+    return AmendedWindow(batch, series.info(sid), blob, late_records, at_ms, tuple(sorted(deployed)))
 
 
 class _Details:

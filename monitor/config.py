@@ -165,6 +165,20 @@ class HttpSettings(_Section):
     enabled: bool = Field(True, description="serve HTTP")
     host: str = Field("127.0.0.1", description="address to bind")
     port: Annotated[int, Field(ge=0, le=65_535)] = Field(8800, description="TCP port; 0 = any free one")
+    require_token: Literal["auto", "always", "writes"] = Field(
+        "auto",
+        description="reading needs a token: auto = unless bound to and asked from loopback, always, or "
+        "writes = never; changes always need one of scope write",
+    )
+    session_h: Annotated[float, Field(gt=0, le=720)] = Field(
+        12.0, description="hours until a browser must sign in again"
+    )
+    max_body_bytes: Annotated[int, Field(ge=1_024, le=1 << 20)] = Field(
+        65_536, description="bytes; a longer request body is refused"
+    )
+    max_requests_per_minute: Annotated[int, Field(ge=1)] = Field(
+        6_000, description="requests of one client, and of one token, after a burst of five seconds' worth"
+    )
 
 
 class DeliverySettings(_Section):

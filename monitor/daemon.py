@@ -102,7 +102,13 @@ def run(settings: Settings) -> int:
             from monitor.api.app import create_app
             from monitor.api.server import serve_in_thread
 
-            app = create_app(runtime.engine, health=lambda: health(pipeline, watchdog))
+            app = create_app(
+                runtime.engine,
+                health=lambda: health(pipeline, watchdog),
+                settings=settings,
+                clock=runtime.clock,
+                on_change=runtime.delivery.wake,
+            )
             server = serve_in_thread(app, settings.http.host, settings.http.port)
             stack.callback(server.stop)
             log.info("serving", url=server.url)

@@ -140,7 +140,9 @@ def _serve(console: Console, settings: Settings) -> int:
         signal.signal(number, lambda *_: stop.set())
     engine = connect(settings.database.url)
     server = serve_in_thread(
-        create_app(engine, health=lambda: {"demo": True}), settings.http.host, settings.http.port
+        create_app(engine, health=lambda: {"demo": True}, settings=settings),
+        settings.http.host,
+        settings.http.port,
     )
     console.print(f"\nThe incidents are served at [bold]{server.url}[/bold] (Ctrl-C ends the demo)")
     stop.wait()

@@ -22,6 +22,8 @@ from monitor import explain
 from monitor.alerting import SEVERITIES
 from monitor.clock import rfc3339
 from monitor.config import ChannelSettings, DetectionSettings, Settings
+from monitor.inhibition import inhibitors
+from monitor.matching import MAX_SHARED, Memo, fold_order, memo_of, silence_of
 from storage.types import (
     AlertRow,
     AlertTransition,
@@ -31,13 +33,10 @@ from storage.types import (
     IncidentRow,
     IncidentView,
     OutboxRow,
-    SilenceRow,
 )
 
 NAMESPACE = uuid.UUID("0d0e7c35-6f0a-5b53-8e0c-3b7c5f7f2c02")
 ACTOR = "inferwatch"
-SHARED_FIELDS = ("model_version", "tenant", "region")
-MAX_SHARED = 8
 
 
 def make_fold(settings: Settings) -> Fold:
@@ -46,77 +45,11 @@ def make_fold(settings: Settings) -> Fold:
 
     def fold(view: IncidentView, transitions: list[AlertTransition]) -> IncidentChanges:
         work = _Work(detection, channels, view)
-        for transition in sorted(transitions, key=lambda t: (t.at_ms, t.alert.series, t.kind)):
+        for transition in sorted(transitions, key=fold_order):
             work.take(transition)
         return work.changes()
 
     return fold
-
-
-@dataclass(frozen=True, slots=True)
-class Memo:
-    """What an incident remembers beside its columns, kept as JSON in `group_key`."""
-
-    group: tuple[tuple[str, str], ...]  # the group_by fields and their values
-    shared: tuple[tuple[str, str, str], ...] = ()  # (model, field, value) of guilty slices
-    aware: tuple[str, ...] = ()  # channels that were told that it is open
-    heard: tuple[str, ...] = ()  # channels that were ever told of it
-    told_severity: str = ""  # as of the newest notification
-    told_series: int = 0
-    alerts: int = 0  # that were not withdrawn
-
-    def to_text(self) -> str:
-        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, separators=(",", ":"), sort_keys=True)
-
-    @staticmethod
-    def from_text(text: str) -> Memo:
-        """Raises ValueError for text that is not a memo."""
-        raw = json.loads(text)
-        return Memo(
-            group=tuple((str(f), str(v)) for f, v in raw["group"]),
-            shared=tuple((str(m), str(f), str(v)) for m, f, v in raw["shared"]),
-            aware=tuple(raw["aware"]),
-            heard=tuple(raw["heard"]),
-            told_severity=raw["told_severity"],
-            told_series=raw["told_series"],
-            alerts=raw["alerts"],
-        )
-
-    def is_related(self, other: Memo) -> bool:
-        return self.group == other.group or bool(set(self.shared) & set(other.shared))
-
-
-def memo_of(alert: AlertRow, group_by: Iterable[str]) -> Memo:
-    """The group an alert belongs to. Without group_by every series is its own group and shares nothing."""
-    slices = {str(s["field"]): str(s["value"]) for s in reversed(alert.slices)}
-    known = {"series": alert.series, "model": alert.model, "endpoint": alert.endpoint}
-    names = list(group_by)
-    if not names:
-        return Memo((("series", alert.series),))
-    group = tuple((name, known.get(name, slices.get(name, ""))) for name in sorted(names))
-    return Memo(group, shared=_shared(alert))
-
-
-def _shared(alert: AlertRow) -> tuple[tuple[str, str, str], ...]:
-    found = {
-        (alert.model, str(s["field"]), str(s["value"])) for s in alert.slices if s["field"] in SHARED_FIELDS
-    }
-    return tuple(sorted(found))
-
-
-def silence_of(alert: AlertRow, silences: Iterable[SilenceRow], at_ms: int) -> SilenceRow | None:
-    """The silence in force for the alert at event time `at_ms`, the lowest id if there are several.
-
-    A matcher on tenant or region holds when that slice is guilty, on model_version when it was seen.
-    """
-    slices = {(str(s["field"]), str(s["value"])) for s in alert.slices}
-    slices |= {("model_version", version) for version in alert.model_versions}
-    slices |= {("series", alert.series), ("model", alert.model), ("endpoint", alert.endpoint)}
-    for silence in sorted(silences, key=lambda s: s.silence_id):
-        in_force = silence.starts_at_ms <= at_ms < silence.ends_at_ms
-        if in_force and silence.matchers and all(m in slices for m in silence.matchers.items()):
-            return silence
-    return None
 
 
 @dataclass(slots=True)
@@ -346,6 +279,11 @@ class _Work:
             audience = [name for name in audience if name not in memo.aware]
         if not audience:
             return
+        cause = None if ends else self._explained_by(t)
+        if cause is not None:
+            reason = f"explained by {cause.title}: {cause.summary}"
+            self._event(incident_id, t, "notification_inhibited", reason, cause=cause.incident_id)
+            return
         silence = None if ends else silence_of(t.alert, self.view.silences, t.at_ms)
         if silence is not None:
             reason = f"silence {silence.silence_id} of {silence.created_by}: {silence.comment}"
@@ -363,6 +301,13 @@ class _Work:
             told_severity=memo.told_severity if keeps_told else incident.severity,
             told_series=memo.told_series if keeps_told else len(incident.series),
         )
+
+    def _explained_by(self, t: AlertTransition) -> IncidentRow | None:
+        """The incident of the source that explains this alert, the newest if there are several."""
+        hold_ms = int(min(self.detection.group_within_s, self.detection.reopen_within_s) * 1000)
+        place = self.view.partitions.get(t.alert.series)
+        causes = inhibitors(self.incidents.values(), t.alert, place, t.at_ms, hold_ms)
+        return max(causes, key=lambda i: (i.opened_at_ms, i.incident_id), default=None)
 
     def _send(self, channel: str, incident: IncidentRow, t: AlertTransition, event: str) -> None:
         if event not in self.channels[channel].events:

@@ -20,6 +20,7 @@ from storage.types import (
     AlertTransition,
     Claim,
     Commit,
+    DeploymentRow,
     RejectedRow,
     RevisedWindow,
     ScoredWindows,
@@ -64,6 +65,7 @@ class Draft:
     parked: dict[str, SeriesRow] = field(default_factory=dict)
     rejected: list[RejectedRow] = field(default_factory=list)
     transitions: list[AlertTransition] = field(default_factory=list)
+    deployments: list[DeploymentRow] = field(default_factory=list)
     sketches: dict[tuple[str, int], bytes | None] = field(default_factory=dict)
     window_rows: int = 0
 
@@ -237,6 +239,7 @@ class OwnedPartition:
             rejected_rows=draft.rejected,
             transitions=draft.transitions,
             alerts=[self.alerts[name].alert for name in draft.touched if self._fires(name)],
+            deployments=draft.deployments,
             topic_id=self.assigned.topic_id,
             leader_epoch=self.assigned.leader_epoch,
         )

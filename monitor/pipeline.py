@@ -45,7 +45,7 @@ from monitor.windows import (
     ReturnedSeries,
 )
 from storage.engine import is_transient
-from storage.types import Fenced, RejectedRow, SeriesConflict
+from storage.types import DeploymentRow, Fenced, RejectedRow, SeriesConflict
 
 log = structlog.get_logger()
 
@@ -205,6 +205,8 @@ class Pipeline:
             scores = p.scorer.score(step.batch, p.states)
         p.draft.transitions += alerting.step(p.alerts, step, scores, self.settings.detection)
         p.draft.close(scored_rows(step.batch, scores, step.sketches), step.infos)
+        names, start_ms = step.batch.series, step.batch.window_start_ms
+        p.draft.deployments += [DeploymentRow(names[row], new, start_ms) for row, new in step.deployed]
         self.windows_closed += len(step.batch)
         metrics.WINDOWS.inc(len(step.batch))
 
@@ -213,6 +215,8 @@ class Pipeline:
         scores = p.scorer.rescore(step.batch, p.states)
         p.draft.transitions += alerting.amend(p.alerts, step, scores, self.settings.detection)
         p.draft.revise(revised_row(step, scores), step.info)
+        start_ms = step.batch.window_start_ms
+        p.draft.deployments += [DeploymentRow(step.info.series, new, start_ms) for new in step.deployed]
         metrics.REVISIONS.inc()
 
     def _expire(self, p: OwnedPartition, step: ExpiredSeries) -> None:

@@ -207,18 +207,18 @@ class SeriesTable:
             self._order = np.array(sorted(live, key=self.names.__getitem__), np.int64)
         return self._order
 
-    def show_versions(self, sid: int, versions: Sequence[str]) -> bool:
-        """Remember model versions; True if one of them is new and not the series' first."""
+    def show_versions(self, sid: int, versions: Sequence[str]) -> list[str]:
+        """Remember model versions; returns those that are new, none of them the series' first."""
         known = self._versions[sid]
         unknown = [version for version in versions if version not in known]
         if not unknown:
-            return False
+            return []
         is_new = bool(known)
         known.update(dict.fromkeys(unknown))
         while len(known) > KNOWN_VERSIONS:
             del known[next(iter(known))]
         self._states[sid] = self._infos[sid] = None
-        return is_new
+        return unknown if is_new else []
 
     def info(self, sid: int) -> SeriesInfo:
         found = self._infos[sid]

@@ -32,6 +32,7 @@ class ClosedWindows:
     sketches: list[bytes | None]  # None for an empty window
     slices: Callable[[int], list[Slice]]  # row -> slices; computed only when asked
     exemplars: Callable[[int], dict[str, list[str]]]  # row -> {"slow": [...], "error": [...], "any": [...]}
+    deployed: tuple[tuple[int, str], ...] = ()  # (row, model version) seen for the first time in this window
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class AmendedWindow:
     sketch: bytes
     late_records: int
     at_ms: int  # event time at which the change counts: end of the next window to close
+    deployed: tuple[str, ...] = ()  # model versions that only the late records have shown
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from storage.rows import (
     event_row,
     incident_row,
     outbox_row,
+    series_key,
     to_incident,
     to_silence,
     upsert,
@@ -35,6 +36,7 @@ from storage.types import (
 
 PARTITIONS, TRANSITIONS = table(schema.PartitionTable), table(schema.TransitionTable)
 INCIDENTS, LINKS = table(schema.IncidentTable), table(schema.IncidentAlertTable)
+SERIES = table(schema.SeriesTable)
 CURSOR, SILENCES = table(schema.CursorTable), table(schema.SilenceTable)
 MAX_IDS = 500  # in one IN (...)
 NO_LIMIT_MS = (1 << 62) - 1
@@ -113,6 +115,7 @@ class _Stage:
         self.silences: list[SilenceRow] = [
             to_silence(row) for row in connection.execute(silences.order_by(SILENCES.c.silence_id)).mappings()
         ]
+        self.partitions = self._partitions(sorted({t.alert.series for t in transitions}))
         self.changes: list[IncidentChanges] = []
 
     def _incidents(self, statement: Any) -> Iterable[IncidentRow]:
@@ -123,6 +126,20 @@ class _Stage:
         for part in _parts(ids):
             statement = select(LINKS.c.alert_id, LINKS.c.incident_id).where(column.in_(part))
             found.update((row.alert_id, row.incident_id) for row in self.connection.execute(statement))
+        return found
+
+    def _partitions(self, names: list[str]) -> dict[str, str]:
+        """Where the series of these transitions come from; names that are no series have no place."""
+        found: dict[str, str] = {}
+        keys = {series_key(name): name for name in names}
+        for part in _parts(list(keys)):
+            statement = (
+                select(SERIES.c.name, PARTITIONS.c.topic, PARTITIONS.c.partition)
+                .join(PARTITIONS, PARTITIONS.c.id == SERIES.c.partition_id)
+                .where(SERIES.c.name.in_(part))
+            )
+            rows = self.connection.execute(statement)
+            found.update((keys[row.name], f"{row.topic}/{row.partition}") for row in rows)
         return found
 
     def view(self, at_ms: int) -> IncidentView:
@@ -138,6 +155,7 @@ class _Stage:
             incidents=sorted(visible.values(), key=lambda i: (i.opened_at_ms, i.incident_id)),
             alert_incident={a: i for a, i in sorted(self.links.items()) if i in visible},
             silences=[s for s in self.silences if s.starts_at_ms <= at_ms < s.ends_at_ms],
+            partitions=self.partitions,
         )
 
     def apply(self, changes: IncidentChanges) -> None:

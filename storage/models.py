@@ -10,6 +10,7 @@ import numpy.typing as npt
 from sqlalchemy import Connection, Engine, Row, desc, func, select, update
 
 from storage import schema, text
+from storage.actions import Action, Actor, record
 from storage.engine import reading
 from storage.schema import table
 from storage.types import ModelVersionRow
@@ -97,11 +98,14 @@ class ModelRegistry:
                 _promote(connection, model.version)
         return True
 
-    def promote(self, version: str) -> bool:
+    def promote(self, version: str, actor: Actor | None = None) -> bool:
         """Make a version the champion; the one before is retired. False for an unknown version."""
         with self.engine.begin() as connection:
             _lock(connection)
-            return _promote(connection, version)
+            promoted = _promote(connection, version)
+            if promoted and actor is not None:
+                record(connection, Action("model.promoted", version, actor))
+            return promoted
 
     def refuse(self, version: str, reason: str) -> bool:
         """Mark a version that is not the champion as refused."""
@@ -113,7 +117,7 @@ class ModelRegistry:
             )
             return done.rowcount == 1
 
-    def rollback(self) -> str | None:
+    def rollback(self, actor: Actor | None = None) -> str | None:
         """Retire the champion and bring its predecessor back; None = the shipped prior is in force again."""
         with self.engine.begin() as connection:
             _lock(connection)
@@ -131,6 +135,8 @@ class ModelRegistry:
             ).scalar()
             if before is not None:
                 connection.execute(update(MODELS).where(MODELS.c.version == before).values(status="champion"))
+            if actor is not None:
+                record(connection, Action("model.rolled_back", current.version, actor, {"to": before}))
             return before
 
     # ----------------------------------------------------------------- decisions

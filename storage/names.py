@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SCHEMA_VERSION = "0001"
+SCHEMA_VERSION = "0002"
 """The newest Alembic revision of storage/migrations; `upgrade` compares against it without Alembic."""
 
 FEATURE_COLUMNS: tuple[str, ...] = (
@@ -55,3 +55,7 @@ class SchemaTooNew(RuntimeError):  # noqa: N818
 
 class UnknownIncident(LookupError):  # noqa: N818
     """No incident has this id."""
+
+
+class TokenExists(ValueError):  # noqa: N818
+    """A token of this name is there already."""

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, and_, bindparam, delete, exists, func, or_, select, update
 
 from storage import schema, text
+from storage.actions import Action, Actor, record
 from storage.engine import reading
 from storage.rows import upsert
 from storage.schema import table
@@ -135,7 +136,7 @@ class Outbox:
             rows = connection.execute(select(DISABLED.c.channel, DISABLED.c.reason))
             return {row.channel: row.reason for row in rows}
 
-    def retry(self, delivery_id: str, now_ms: int) -> bool:
+    def retry(self, delivery_id: str, now_ms: int, actor: Actor | None = None) -> bool:
         """Send a dead notification once more, by a person's wish; False when it is not dead."""
         with self.engine.begin() as connection:
             done = connection.execute(
@@ -143,6 +144,8 @@ class Outbox:
                 .where(DELIVERIES.c.delivery_id == delivery_id, DELIVERIES.c.status == "dead")
                 .values(status="pending", due_at_ms=now_ms, lease_owner=None, finished_at_ms=None)
             )
+            if done.rowcount == 1 and actor is not None:
+                record(connection, Action("delivery.retried", delivery_id, actor))
             return done.rowcount == 1
 
     def next_due_ms(self) -> int | None:

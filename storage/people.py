@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, insert, select, update
 
 from storage import folding, schema, text
+from storage.actions import Action, Actor, record
 from storage.rows import to_incident
 from storage.schema import table
 from storage.types import (
@@ -30,6 +31,11 @@ def _nobody(incident: IncidentRow, event: IncidentEventRow) -> list[OutboxRow]:
     return []
 
 
+def _via(token: str | None) -> dict[str, Any]:
+    """Which token spoke where the name of a person is only what the request said."""
+    return {} if token is None else {"via": token}
+
+
 @dataclass(frozen=True, slots=True)
 class People:
     """Actions of people; `notify` says which channels hear of one. Times are wall time.
@@ -41,7 +47,9 @@ class People:
     engine: Engine
     notify: Callable[[IncidentRow, IncidentEventRow], list[OutboxRow]] = _nobody
 
-    def acknowledge(self, incident_id: str, *, by: str, now_ms: int, reason: str = "") -> IncidentRow:
+    def acknowledge(
+        self, incident_id: str, *, by: str, now_ms: int, reason: str = "", via: str | None = None
+    ) -> IncidentRow:
         """Somebody looks after it; changes nothing when it is acknowledged or resolved already."""
         return self._change(
             incident_id,
@@ -54,9 +62,12 @@ class People:
                 if i.status == "open"
                 else None
             ),
+            _via(via),
         )
 
-    def resolve(self, incident_id: str, *, by: str, now_ms: int, reason: str = "") -> IncidentRow:
+    def resolve(
+        self, incident_id: str, *, by: str, now_ms: int, reason: str = "", via: str | None = None
+    ) -> IncidentRow:
         """Over, by a person's word; changes nothing when it is resolved already.
 
         The end is put in event time, at the newest firing but not before the opening, so that reopening
@@ -79,9 +90,19 @@ class People:
                 if i.status != "resolved"
                 else None
             ),
+            _via(via),
         )
 
-    def label(self, incident_id: str, label: str, *, by: str, now_ms: int, comment: str = "") -> IncidentRow:
+    def label(
+        self,
+        incident_id: str,
+        label: str,
+        *,
+        by: str,
+        now_ms: int,
+        comment: str = "",
+        via: str | None = None,
+    ) -> IncidentRow:
         """Say what it was ("true_positive", "false_positive", or a word of one's own); the newest counts."""
         row = {
             "label": text.clean(label, 200),
@@ -93,16 +114,21 @@ class People:
             values = {"incident_id": incident_id, "at_ms": now_ms, **row}
             connection.execute(insert(table(schema.IncidentLabelTable)), values)
 
-        return self._remark(incident_id, "labelled", by, now_ms, comment, {"label": row["label"]}, write)
+        return self._remark(
+            incident_id, "labelled", by, now_ms, comment, {"label": row["label"], **_via(via)}, write
+        )
 
-    def note(self, incident_id: str, note: str, *, by: str, now_ms: int) -> IncidentRow:
+    def note(
+        self, incident_id: str, note: str, *, by: str, now_ms: int, via: str | None = None
+    ) -> IncidentRow:
+        """Something worth knowing; the newest revision's event carries it as its reason."""
         row = {"note": text.clean(note, MAX_NOTE), "author": text.clean(by, 200)}
 
         def write(connection: Connection) -> None:
             values = {"incident_id": incident_id, "at_ms": now_ms, **row}
             connection.execute(insert(table(schema.IncidentNoteTable)), values)
 
-        return self._remark(incident_id, "noted", by, now_ms, row["note"], {}, write)
+        return self._remark(incident_id, "noted", by, now_ms, row["note"], _via(via), write)
 
     def silence(
         self,
@@ -113,10 +139,13 @@ class People:
         by: str,
         now_ms: int,
         comment: str = "",
+        recurrence: dict[str, Any] | None = None,
+        via: str | None = None,
     ) -> SilenceRow:
         """Keep notifications of matching alerts quiet in [starts_at_ms, ends_at_ms), event time.
 
-        Raises ValueError without a matcher or for an end that is not behind the start.
+        With a `recurrence` (checked by monitor.recurrence) only in its windows between these two. Raises
+        ValueError without a matcher or for an end that is not behind the start.
         """
         if not matchers or ends_at_ms <= starts_at_ms:
             raise ValueError("a silence needs a matcher, and an end behind its start")
@@ -127,14 +156,23 @@ class People:
             ends_at_ms=ends_at_ms,
             created_by=text.clean(by, 200),
             comment=text.clean(comment, MAX_NOTE),
+            recurrence=recurrence,
         )
-        values = {**dataclasses.asdict(silence), "matchers": text.to_json(silence.matchers)}
+        values = {
+            **dataclasses.asdict(silence),
+            "matchers": text.to_json(silence.matchers),
+            "recurrence": None if recurrence is None else text.to_json(recurrence),
+            "created_at_ms": now_ms,
+        }
+        actor = Actor(by, now_ms, comment, via)
         with self.engine.begin() as connection:
             folding.lock_incidents(connection)
-            connection.execute(insert(SILENCES), {**values, "created_at_ms": now_ms})
+            connection.execute(insert(SILENCES), values)
+            detail = {"matchers": silence.matchers, "ends_at_ms": ends_at_ms, "recurrence": recurrence}
+            record(connection, Action("silence.created", silence.silence_id, actor, detail))
         return silence
 
-    def end_silence(self, silence_id: str, at_ms: int) -> bool:
+    def end_silence(self, silence_id: str, at_ms: int, actor: Actor | None = None) -> bool:
         """Let a silence end at `at_ms`; False when it is unknown or ends earlier anyway."""
         with self.engine.begin() as connection:
             folding.lock_incidents(connection)
@@ -143,6 +181,8 @@ class People:
                 .where(SILENCES.c.silence_id == silence_id, SILENCES.c.ends_at_ms > at_ms)
                 .values(ends_at_ms=at_ms)
             )
+            if done.rowcount == 1 and actor is not None:
+                record(connection, Action("silence.ended", silence_id, actor))
             return done.rowcount == 1
 
     def _remark(

@@ -1,13 +1,13 @@
 """The readers: dict rows with the column names of the stable views, times as aware datetimes in UTC.
 
-Nothing here needs pandas, torch or numba. Lists are bounded by `limit`.
+Nothing here needs pandas, torch or numba. Lists are bounded by `limit`; `after` holds the values of the
+list's order (`ORDERS`, times in ms) of the last row of the page before.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Engine, Select, desc, func, or_, select
@@ -16,12 +16,8 @@ from storage import schema
 from storage.engine import reading
 from storage.names import FEATURE_COLUMNS, UnknownIncident
 from storage.schema import table
-
-Row = dict[str, Any]
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-JSON_COLUMNS = frozenset(
-    ("firing", "top_features", "slices", "exemplars", "model_versions", "detail", "matchers", "metrics")
-)
+from storage.shown import Key, Row, ms_of, ordered, rows
+from storage.shown import time_of as time_of
 
 PARTITIONS, SERIES, WINDOWS = (
     table(schema.PartitionTable),
@@ -31,6 +27,7 @@ PARTITIONS, SERIES, WINDOWS = (
 ALERTS, LINKS = table(schema.AlertTable), table(schema.IncidentAlertTable)
 INCIDENTS, EVENTS = table(schema.IncidentTable), table(schema.IncidentEventTable)
 LABELS, NOTES = table(schema.IncidentLabelTable), table(schema.IncidentNoteTable)
+DEPLOYMENTS = table(schema.DeploymentTable)
 DELIVERIES, REJECTS = table(schema.DeliveryTable), table(schema.RejectTable)
 MODELS, SILENCES, REVISIONS = (
     table(schema.ModelTable),
@@ -38,6 +35,24 @@ MODELS, SILENCES, REVISIONS = (
     table(schema.WindowRevisionTable),
 )
 MAX_IDS = 500
+BEFORE_MS = 3_600_000
+ORDERS: dict[str, tuple[Key, ...]] = {
+    "incidents": ((INCIDENTS.c.opened_at_ms, True), (INCIDENTS.c.incident_id, True)),
+    "alerts": ((ALERTS.c.window_start_ms, True), (ALERTS.c.alert_id, True)),
+    "windows": ((WINDOWS.c.window_start_ms, True),),
+    "series": ((SERIES.c.name, False),),
+    "deliveries": (
+        (DELIVERIES.c.created_at_ms, True),
+        (DELIVERIES.c.sequence, True),
+        (DELIVERIES.c.delivery_id, False),
+    ),
+    "rejected": ((REJECTS.c.id, True),),
+    "silences": ((SILENCES.c.starts_at_ms, True), (SILENCES.c.silence_id, False)),
+    "models": ((MODELS.c.trained_at_ms, True), (MODELS.c.version, False)),
+}
+"""List -> the columns of its order, and whether each descends; unique together."""
+After = Sequence[Any] | None
+DELIVERY_COLUMNS = tuple(c for c in DELIVERIES.c if c.name not in ("payload", "lease_owner"))
 
 
 def totals(engine: Engine) -> dict[str, int]:
@@ -63,29 +78,35 @@ def incidents(
     engine: Engine,
     *,
     status: str | None = None,
+    severity: str | None = None,
+    series: str | None = None,
+    model: str | None = None,
     since_ms: int | None = None,
     limit: int = 100,
-    before: tuple[int, str] | None = None,
+    after: After = None,
 ) -> list[Row]:
-    """Incidents, newest first; `before` = (opened_at ms, incident_id) of the last row of the page before."""
-    statement = select(INCIDENTS).order_by(desc(INCIDENTS.c.opened_at_ms), desc(INCIDENTS.c.incident_id))
+    """Incidents, newest first."""
+    statement = ordered(select(INCIDENTS), ORDERS["incidents"], after)
     if status is not None:
         statement = statement.where(INCIDENTS.c.status == status)
+    if severity is not None:
+        statement = statement.where(INCIDENTS.c.severity == severity)
+    for column, value in ((ALERTS.c.series, series), (ALERTS.c.model, model)):
+        if value is not None:
+            linked = select(LINKS.c.incident_id).join(ALERTS, ALERTS.c.alert_id == LINKS.c.alert_id)
+            statement = statement.where(INCIDENTS.c.incident_id.in_(linked.where(column == value)))
     if since_ms is not None:  # whatever was still going on since then
         statement = statement.where(
             or_(INCIDENTS.c.resolved_at_ms.is_(None), INCIDENTS.c.resolved_at_ms >= since_ms)
         )
-    if before is not None:
-        opened_ms, incident_id = before
-        statement = statement.where(
-            or_(
-                INCIDENTS.c.opened_at_ms < opened_ms,
-                (INCIDENTS.c.opened_at_ms == opened_ms) & (INCIDENTS.c.incident_id < incident_id),
-            )
-        )
-    rows = [_incident(row) for row in _rows(engine, statement.limit(limit))]
-    labels = _labels(engine, [row["incident_id"] for row in rows])
-    return [{**row, "labels": labels.get(row["incident_id"], [])} for row in rows]
+    return with_labels(engine, rows(engine, statement.limit(limit)))
+
+
+def with_labels(engine: Engine, incident_rows: list[Row]) -> list[Row]:
+    """Rows of `incidents` as people see them."""
+    shown = [_incident(row) for row in incident_rows]
+    labels = _labels(engine, [row["incident_id"] for row in shown])
+    return [{**row, "labels": labels.get(row["incident_id"], [])} for row in shown]
 
 
 def find_incident(engine: Engine, reference: str) -> str:
@@ -120,7 +141,7 @@ def incident(engine: Engine, incident_id: str) -> Row:
 
     Raises UnknownIncident.
     """
-    found = _rows(engine, select(INCIDENTS).where(INCIDENTS.c.incident_id == incident_id))
+    found = rows(engine, select(INCIDENTS).where(INCIDENTS.c.incident_id == incident_id))
     if not found:
         raise UnknownIncident(f"no incident {incident_id!r}")
     events = (
@@ -131,33 +152,56 @@ def incident(engine: Engine, incident_id: str) -> Row:
         **_incident(found[0]),
         "labels": _labels(engine, [incident_id]).get(incident_id, []),
         "alerts": alerts(engine, incident_id=incident_id, limit=1_000)[::-1],
-        "events": _rows(engine, events, drop=("id", "incident_id")),
+        "events": rows(engine, events, drop=("id", "incident_id")),
         "deliveries": deliveries(engine, incident_id=incident_id, limit=1_000)[::-1],
-        "notes": _rows(engine, notes, drop=("id", "incident_id")),
+        "notes": rows(engine, notes, drop=("id", "incident_id")),
+        "deployments": _deployments_around(engine, found[0]),
     }
+
+
+def _deployments_around(engine: Engine, incident_row: Row) -> list[Row]:
+    """New model versions of the incident's series from an hour before it until its end, oldest first."""
+    series = json.loads(incident_row["series"])[:MAX_IDS]
+    statement = (
+        select(DEPLOYMENTS.c.series, DEPLOYMENTS.c.model_version, DEPLOYMENTS.c.at_ms)
+        .where(DEPLOYMENTS.c.series.in_(series))
+        .where(DEPLOYMENTS.c.at_ms >= ms_of(incident_row["started_at"]) - BEFORE_MS)
+        .order_by(DEPLOYMENTS.c.at_ms, DEPLOYMENTS.c.series, DEPLOYMENTS.c.model_version)
+    )
+    if incident_row["resolved_at"] is not None:
+        statement = statement.where(DEPLOYMENTS.c.at_ms <= ms_of(incident_row["resolved_at"]))
+    return rows(engine, statement.limit(100))
 
 
 def alerts(
     engine: Engine,
     *,
     series: str | None = None,
+    model: str | None = None,
+    status: str | None = None,
     incident_id: str | None = None,
     since_ms: int | None = None,
     limit: int = 100,
+    after: After = None,
 ) -> list[Row]:
     """Alerts, newest first, with the incident they belong to."""
-    statement = (
-        select(ALERTS, LINKS.c.incident_id)
-        .outerjoin(LINKS, LINKS.c.alert_id == ALERTS.c.alert_id)
-        .order_by(desc(ALERTS.c.window_start_ms), desc(ALERTS.c.alert_id))
+    statement = ordered(
+        select(ALERTS, LINKS.c.incident_id).outerjoin(LINKS, LINKS.c.alert_id == ALERTS.c.alert_id),
+        ORDERS["alerts"],
+        after,
     )
-    if series is not None:
-        statement = statement.where(ALERTS.c.series == series)
-    if incident_id is not None:
-        statement = statement.where(LINKS.c.incident_id == incident_id)
+    equal = (
+        (ALERTS.c.series, series),
+        (ALERTS.c.model, model),
+        (ALERTS.c.status, status),
+        (LINKS.c.incident_id, incident_id),
+    )
+    for column, value in equal:
+        if value is not None:
+            statement = statement.where(column == value)
     if since_ms is not None:
         statement = statement.where(ALERTS.c.window_end_ms > since_ms)
-    return _rows(engine, statement.limit(limit))
+    return rows(engine, statement.limit(limit))
 
 
 def windows(
@@ -167,10 +211,11 @@ def windows(
     since_ms: int | None = None,
     until_ms: int | None = None,
     limit: int = 1_000,
+    after: After = None,
 ) -> list[Row]:
     """The newest `limit` windows of a series that start in [since_ms, until_ms), oldest of them first."""
     columns = [WINDOWS.c[name] for name in FEATURE_COLUMNS]
-    statement = (
+    statement: Select[Any] = (
         select(
             SERIES.c.name.label("series"),
             SERIES.c.model,
@@ -185,13 +230,13 @@ def windows(
         )
         .join(SERIES, SERIES.c.id == WINDOWS.c.series_id)
         .where(SERIES.c.name == series)
-        .order_by(desc(WINDOWS.c.window_start_ms))
     )
+    statement = ordered(statement, ORDERS["windows"], after)
     if since_ms is not None:
         statement = statement.where(WINDOWS.c.window_start_ms >= since_ms)
     if until_ms is not None:
         statement = statement.where(WINDOWS.c.window_start_ms < until_ms)
-    return _rows(engine, statement.limit(limit))[::-1]
+    return rows(engine, statement.limit(limit))[::-1]
 
 
 def window_revisions(engine: Engine, series: str, window_start_ms: int) -> list[Row]:
@@ -202,102 +247,133 @@ def window_revisions(engine: Engine, series: str, window_start_ms: int) -> list[
         .where(SERIES.c.name == series, REVISIONS.c.window_start_ms == window_start_ms)
         .order_by(REVISIONS.c.revision)
     )
-    return _rows(engine, statement, drop=("series_id", "statistics"))
+    return rows(engine, statement, drop=("series_id", "statistics"))
 
 
-def series(engine: Engine, *, since_ms: int | None = None, limit: int = 1_000) -> list[Row]:
+def series(
+    engine: Engine,
+    *,
+    name: str | None = None,
+    contains: str | None = None,
+    model: str | None = None,
+    since_ms: int | None = None,
+    limit: int = 1_000,
+    after: After = None,
+) -> list[Row]:
     """Series by name, with how many windows they have had and the newest one's score."""
     names = ("model", "endpoint", "first_seen_ms", "last_record_ms", "live", "windows")
     newest = ("last_window_start_ms", "last_score", "last_is_anomalous")
-    statement = (
-        select(
-            SERIES.c.name.label("series"),
-            *(SERIES.c[n] for n in names + newest),
-            PARTITIONS.c.topic,
-            PARTITIONS.c.partition,
-        )
-        .join(PARTITIONS, PARTITIONS.c.id == SERIES.c.partition_id)
-        .order_by(SERIES.c.name)
-    )
+    statement: Select[Any] = select(
+        SERIES.c.name.label("series"),
+        *(SERIES.c[n] for n in names + newest),
+        PARTITIONS.c.topic,
+        PARTITIONS.c.partition,
+    ).join(PARTITIONS, PARTITIONS.c.id == SERIES.c.partition_id)
+    statement = ordered(statement, ORDERS["series"], after)
+    if name is not None:
+        statement = statement.where(SERIES.c.name == name)
+    if contains is not None:
+        statement = statement.where(SERIES.c.name.icontains(contains, autoescape=True))
+    if model is not None:
+        statement = statement.where(SERIES.c.model == model)
     if since_ms is not None:
         statement = statement.where(SERIES.c.last_record_ms >= since_ms)
-    return _rows(engine, statement.limit(limit))
+    return rows(engine, statement.limit(limit))
 
 
 def deliveries(
     engine: Engine,
     *,
     status: str | None = None,
+    channel: str | None = None,
     incident_id: str | None = None,
     since_ms: int | None = None,
     limit: int = 100,
+    after: After = None,
 ) -> list[Row]:
     """Notifications, newest first; `due_at` is the next attempt of those that still wait."""
-    statement = select(*(c for c in DELIVERIES.c if c.name not in ("payload", "lease_owner"))).order_by(
-        desc(DELIVERIES.c.created_at_ms), desc(DELIVERIES.c.sequence), DELIVERIES.c.delivery_id
+    statement = ordered(select(*DELIVERY_COLUMNS), ORDERS["deliveries"], after)
+    equal = (
+        (DELIVERIES.c.status, status),
+        (DELIVERIES.c.channel, channel),
+        (DELIVERIES.c.incident_id, incident_id),
     )
-    if status is not None:
-        statement = statement.where(DELIVERIES.c.status == status)
-    if incident_id is not None:
-        statement = statement.where(DELIVERIES.c.incident_id == incident_id)
+    for column, value in equal:
+        if value is not None:
+            statement = statement.where(column == value)
     if since_ms is not None:
         statement = statement.where(DELIVERIES.c.created_at_ms >= since_ms)
-    return _rows(engine, statement.limit(limit))
+    return rows(engine, statement.limit(limit))
 
 
-def rejected(engine: Engine, *, since_ms: int | None = None, limit: int = 100) -> list[Row]:
-    """Rejected records, newest first."""
-    statement = (
-        select(PARTITIONS.c.topic, PARTITIONS.c.partition, REJECTS)
-        .join(PARTITIONS, PARTITIONS.c.id == REJECTS.c.partition_id)
-        .order_by(desc(REJECTS.c.id))
+def rejected(
+    engine: Engine,
+    *,
+    reason: str | None = None,
+    since_ms: int | None = None,
+    limit: int = 100,
+    after: After = None,
+) -> list[Row]:
+    """Rejected records, newest first; `id` only tells them apart."""
+    statement = ordered(
+        select(PARTITIONS.c.topic, PARTITIONS.c.partition, REJECTS).join(
+            PARTITIONS, PARTITIONS.c.id == REJECTS.c.partition_id
+        ),
+        ORDERS["rejected"],
+        after,
     )
+    if reason is not None:
+        statement = statement.where(REJECTS.c.reason == reason)
     if since_ms is not None:
         statement = statement.where(REJECTS.c.received_at_ms >= since_ms)
-    return _rows(engine, statement.limit(limit), drop=("id", "partition_id", "topic_id"))
+    return rows(engine, statement.limit(limit), drop=("partition_id", "topic_id"))
 
 
 def sources(engine: Engine) -> list[Row]:
     """Partitions of the log, how far each is accounted for, and who owns it."""
     statement = select(PARTITIONS).order_by(PARTITIONS.c.topic, PARTITIONS.c.partition)
-    return _rows(engine, statement, drop=("id", "commit_token"))
+    return rows(engine, statement, drop=("id", "commit_token"))
 
 
-def models(engine: Engine) -> list[Row]:
+def models(
+    engine: Engine,
+    *,
+    version: str | None = None,
+    status: str | None = None,
+    limit: int = 10_000,
+    after: After = None,
+) -> list[Row]:
     """Model versions without their artefacts, newest first."""
-    statement = select(*(c for c in MODELS.c if c.name != "artifact"))
-    return _rows(engine, statement.order_by(desc(MODELS.c.trained_at_ms), MODELS.c.version))
+    columns = (c for c in MODELS.c if c.name != "artifact")
+    statement = ordered(select(*columns), ORDERS["models"], after)
+    if version is not None:
+        statement = statement.where(MODELS.c.version == version)
+    if status is not None:
+        statement = statement.where(MODELS.c.status == status)
+    return rows(engine, statement.limit(limit))
 
 
-def silences(engine: Engine) -> list[Row]:
-    """Silences, the newest first."""
-    return _rows(engine, select(SILENCES).order_by(desc(SILENCES.c.starts_at_ms), SILENCES.c.silence_id))
+def silences(
+    engine: Engine,
+    *,
+    silence_id: str | None = None,
+    until_ms: int | None = None,
+    limit: int = 10_000,
+    after: After = None,
+) -> list[Row]:
+    """Silences, the newest first; `until_ms`: only those that end behind it."""
+    statement = ordered(select(SILENCES), ORDERS["silences"], after)
+    if silence_id is not None:
+        statement = statement.where(SILENCES.c.silence_id == silence_id)
+    if until_ms is not None:
+        statement = statement.where(SILENCES.c.ends_at_ms > until_ms)
+    return rows(engine, statement.limit(limit))
 
 
-def time_of(ms: int | None) -> datetime | None:
-    """Milliseconds since the epoch as an aware datetime."""
-    return None if ms is None else EPOCH + timedelta(milliseconds=ms)
-
-
-def _rows(engine: Engine, statement: Select[Any], drop: Iterable[str] = ()) -> list[Row]:
-    dropped = frozenset(drop)
-    with reading(engine) as connection:
-        found = connection.execute(statement).mappings().all()
-    return [_shown(dict(row), dropped) for row in found]
-
-
-def _shown(row: Mapping[str, Any], dropped: frozenset[str]) -> Row:
-    """Times (`*_at_ms`, `window_start_ms`, ...) as datetimes without the suffix, JSON as data."""
-    shown: Row = {}
-    for name, value in row.items():
-        if name in dropped:
-            continue
-        if name in FEATURE_COLUMNS or not name.endswith("_ms"):
-            in_json = name in JSON_COLUMNS and isinstance(value, str)
-            shown[name] = json.loads(value) if in_json else value
-        else:
-            shown[name.removesuffix("_ms")] = time_of(value)
-    return shown
+def delivery(engine: Engine, delivery_id: str) -> Row | None:
+    """One notification without its payload; None for an unknown id."""
+    statement = select(*DELIVERY_COLUMNS).where(DELIVERIES.c.delivery_id == delivery_id)
+    return next(iter(rows(engine, statement)), None)
 
 
 def _incident(row: Row) -> Row:
@@ -312,7 +388,7 @@ def _labels(engine: Engine, incident_ids: list[str]) -> dict[str, list[Row]]:
     for start in range(0, len(incident_ids), MAX_IDS):
         part = incident_ids[start : start + MAX_IDS]
         statement = select(LABELS).where(LABELS.c.incident_id.in_(part)).order_by(LABELS.c.id)
-        for row in _rows(engine, statement, drop=("id",)):
+        for row in rows(engine, statement, drop=("id",)):
             label = {"label": row["label"], "by": row["author"], "at": row["at"], "comment": row["comment"]}
             found.setdefault(row["incident_id"], []).append(label)
     return found

@@ -9,7 +9,16 @@ from sqlalchemy import BigInteger, Connection, bindparam, insert, select, update
 
 from storage import schema, text
 from storage.bulk import execute_many, insert_many
-from storage.rows import Row, alert_row, encode_alert, revised_row, series_key, upsert, window_rows
+from storage.rows import (
+    Row,
+    alert_row,
+    encode_alert,
+    insert_missing,
+    revised_row,
+    series_key,
+    upsert,
+    window_rows,
+)
 from storage.schema import table
 from storage.types import FEATURE_COLUMNS, Commit, RevisedWindow, SeriesConflict
 
@@ -69,6 +78,7 @@ class ResultWriter:
             ["name"],
             {name: _excluded(name) for name in (*_SERIES_COLUMNS, *_STATES)},
         )
+        self._insert_deployments = insert_missing(schema.DeploymentTable, dialect)
         self._upsert_alerts = upsert(schema.AlertTable, dialect, ["alert_id"])
         self._upsert_sketches = upsert(schema.WindowSketchTable, dialect, ["series_id", "window_start_ms"])
 
@@ -102,6 +112,14 @@ class ResultWriter:
                 for reject in commit.rejected_rows
             ]
             connection.execute(insert(table(schema.RejectTable)), rejects)
+        if commit.deployments:
+            marks = {
+                (series_key(d.series), text.key(d.model_version, schema.NAME_LENGTH), d.at_ms)
+                for d in commit.deployments
+            }
+            columns = ("series", "model_version", "at_ms")
+            deployed = [dict(zip(columns, row, strict=True)) for row in sorted(marks)]
+            connection.execute(self._insert_deployments, deployed)
         self._write_transitions(connection, commit)
         return ids
 

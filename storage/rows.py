@@ -181,7 +181,17 @@ def to_silence(row: Any) -> SilenceRow:
         ends_at_ms=row["ends_at_ms"],
         created_by=row["created_by"],
         comment=row["comment"],
+        recurrence=None if row["recurrence"] is None else json.loads(row["recurrence"]),
     )
+
+
+def insert_missing(of: type[schema.Base], dialect: str) -> Any:
+    """INSERT ... ON CONFLICT DO NOTHING."""
+    if dialect == "postgresql":
+        from sqlalchemy.dialects.postgresql import insert
+    else:
+        from sqlalchemy.dialects.sqlite import insert  # type: ignore[assignment]
+    return insert(table(of)).on_conflict_do_nothing()
 
 
 def upsert(of: type[schema.Base], dialect: str, keys: list[str], update: dict[str, Any] | None = None) -> Any:

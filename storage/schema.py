@@ -295,6 +295,7 @@ class SilenceTable(Base):
     created_by: Mapped[str]
     created_at_ms: Mapped[int]
     comment: Mapped[str]
+    recurrence: Mapped[str | None]  # JSON; NULL = without a break
 
 
 class DeliveryTable(Base):

@@ -12,6 +12,7 @@ from storage.names import DatabaseUrlError as DatabaseUrlError
 from storage.names import Fenced as Fenced
 from storage.names import SchemaTooNew as SchemaTooNew
 from storage.names import SeriesConflict as SeriesConflict
+from storage.names import TokenExists as TokenExists
 from storage.names import UnknownIncident as UnknownIncident
 
 if TYPE_CHECKING:  # reading commands do without numpy
@@ -166,6 +167,7 @@ class IncidentView:
     incidents: list[IncidentRow]  # open, acknowledged, and resolved recently enough to be reopened
     alert_incident: dict[str, str]  # alert_id -> incident_id, of alerts linked to these incidents
     silences: list[SilenceRow]
+    partitions: dict[str, str] = field(default_factory=dict)  # series -> "topic/partition" it arrives in
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +178,7 @@ class SilenceRow:
     ends_at_ms: int
     created_by: str
     comment: str
+    recurrence: dict[str, Any] | None = None  # as monitor.recurrence reads it; None = without a break
 
 
 Fold = Callable[[IncidentView, list[AlertTransition]], IncidentChanges]
@@ -208,6 +211,15 @@ class RevisedWindow:
 
 
 @dataclass(frozen=True, slots=True)
+class DeploymentRow:
+    """A model version that a series has not had before, at the start of its first window (event time)."""
+
+    series: str
+    model_version: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Commit:
     """Everything that one transaction writes for one partition. Counts are increments."""
 
@@ -234,6 +246,7 @@ class Commit:
     rejected_rows: list[RejectedRow] = field(default_factory=list)
     transitions: list[AlertTransition] = field(default_factory=list)  # their alerts are written with them
     alerts: list[AlertRow] = field(default_factory=list)  # as they stand after the transitions
+    deployments: list[DeploymentRow] = field(default_factory=list)
     topic_id: str | None = None
     leader_epoch: int | None = None
 

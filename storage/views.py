@@ -13,6 +13,9 @@ VIEWS = (
     "delivery_history",
     "rejected_records",
     "model_versions",
+    "incident_event_history",
+    "deployment_history",
+    "silence_history",
 )
 
 
@@ -83,4 +86,16 @@ def statements(dialect: str) -> list[str]:
         SELECT m.version, m.detector, {time("m.trained_at_ms")} AS trained_at,
           {json("m.metrics")} AS metrics, m.status
         FROM models m""",
+        f"""CREATE VIEW incident_event_history AS
+        SELECT e.incident_id, e.revision, {time("e.at_ms")} AS at, e.kind, e.actor, e.reason,
+          {json("e.detail")} AS detail
+        FROM incident_events e""",
+        f"""CREATE VIEW deployment_history AS
+        SELECT d.series, d.model_version, {time("d.at_ms")} AS deployed_at
+        FROM deployments d""",
+        f"""CREATE VIEW silence_history AS
+        SELECT s.silence_id, {json("s.matchers")} AS matchers, {time("s.starts_at_ms")} AS starts_at,
+          {time("s.ends_at_ms")} AS ends_at, {json("s.recurrence")} AS recurrence, s.created_by,
+          {time("s.created_at_ms")} AS created_at, s.comment
+        FROM silences s""",
     ]

@@ -16,6 +16,7 @@ from storage.types import (
     AlertTransition,
     Claim,
     Commit,
+    DeploymentRow,
     IncidentChanges,
     IncidentEventRow,
     IncidentRow,
@@ -42,6 +43,7 @@ TABLES = (
     "incident_events",
     "incident_alerts",
     "deliveries",
+    "deployments",
 )
 
 
@@ -224,6 +226,7 @@ def full_commit(claim: Claim) -> Commit:
         series=[make_series(name) for name in names],
         rejected_rows=[RejectedRow(4, "not_json", "bad \x00 \ud800", 5)],
         transitions=[fired("chat/a", 0), resolved("chat/a", 0, 2 * MINUTE_MS)],
+        deployments=[DeploymentRow("chat/a", "v2", MINUTE_MS)],
     )
 
 

@@ -34,6 +34,7 @@ READING = (
     ("models", "list"),
     ("deliveries", "list"),
     ("silences", "list"),
+    ("tokens", "list"),
 )
 
 

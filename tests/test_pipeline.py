@@ -13,7 +13,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from monitor.claims import Parts
-from monitor.clock import ManualClock
+from monitor.clock import ManualClock, rfc3339
 from monitor.config import Settings
 from monitor.incidents import make_fold
 from monitor.models import FixedModel
@@ -129,6 +129,14 @@ def test_deaths_and_batch_sizes_change_nothing(
     run_to_end(*pipeline_for(ledger_for(url), MESSAGES, batch=batch))
     assert snapshot(url) == snapshot(whole)
     assert totals(url) == totals(whole)
+    marks = "select * from deployment_history order by series, deployed_at"
+    assert rows(url, marks) == rows(whole, marks)
+
+
+def test_a_new_model_version_is_a_mark_at_its_first_window(whole: str) -> None:
+    (mark,) = rows(whole, "select * from deployment_history")
+    assert (mark["series"], mark["model_version"]) == ("m-small/svc-0", "v2")
+    assert mark["deployed_at"] == rfc3339(START_MS + 40 * 60_000)
 
 
 def test_a_newer_owner_fences_the_older_one_out(whole: str, tmp_path: Path) -> None:

@@ -58,6 +58,9 @@ COLUMNS = {
     "delivered_at last_error",
     "rejected_records": "topic partition offset reason received_at sample",
     "model_versions": "version detector trained_at metrics status",
+    "incident_event_history": "incident_id revision at kind actor reason detail",
+    "deployment_history": "series model_version deployed_at",
+    "silence_history": "silence_id matchers starts_at ends_at recurrence created_by created_at comment",
 }
 
 
@@ -100,7 +103,11 @@ def fill(engine: Engine) -> str:
     outbox.delivered(delivery.delivery_id, "me", 10_000_100)
     ModelRegistry(engine).add(model("m1", 3_600_000))
     (incident,) = queries.incidents(engine)
-    People(engine).label(incident["incident_id"], "true_positive", by="ann", now_ms=99_000, comment='a "b"')
+    people = People(engine)
+    people.label(incident["incident_id"], "true_positive", by="ann", now_ms=99_000, comment='a "b"')
+    weekly = {"days": ["tue"], "start": "22:00", "duration": "4h", "time_zone": "UTC"}
+    span = {"starts_at_ms": 0, "ends_at_ms": 86_400_000}
+    people.silence({"model": "chat"}, **span, by="ann", now_ms=1, comment="weekly", recurrence=weekly)
     return str(incident["incident_id"])
 
 
@@ -110,9 +117,11 @@ def read_view(engine: Engine, view: str) -> list[dict[str, Any]]:
     def form(value: Any, name: str) -> Any:
         if isinstance(value, datetime):
             return value.astimezone().strftime("%s")
-        if name.endswith("_at") or name in ("window_start", "window_end"):
+        if name.endswith("_at") or name in ("window_start", "window_end", "at"):
             return None if value is None else datetime.fromisoformat(value).strftime("%s")
-        if name in ("labels", "top_features", "metrics") and isinstance(value, str):
+        if name in ("labels", "top_features", "metrics", "detail", "matchers", "recurrence") and isinstance(
+            value, str
+        ):
             return json.loads(value)
         return bool(value) if name == "is_anomalous" else value
 
@@ -137,7 +146,12 @@ def test_views_have_the_promised_columns_in_order(engine: Engine) -> None:
 def test_views_say_the_same_on_both_databases(sqlite: Engine, postgres: Engine) -> None:
     assert fill(sqlite) == fill(postgres)
     for view in VIEWS:
-        assert (rows := read_view(sqlite, view)) == read_view(postgres, view) and rows
+        names = ("silence_id",)  # of chance
+        mine, theirs = (
+            [{k: v for k, v in row.items() if k not in names} for row in read_view(each, view)]
+            for each in (sqlite, postgres)
+        )
+        assert mine == theirs and mine
     (label,) = read_view(sqlite, "incident_history")[0]["labels"]
     assert label == {"label": "true_positive", "by": "ann", "at": "1970-01-01T00:01:39Z", "comment": 'a "b"'}
     assert read_view(sqlite, "window_history")[0]["metrics"] in ({"queue_depth": 3.0}, None)

@@ -156,6 +156,7 @@ def test_a_kill_at_any_statement_leaves_nothing(engine: Engine, ledger: Ledger) 
         "incident_events": 2,
         "incident_alerts": 1,
         "deliveries": 2,
+        "deployments": 1,
     }
 
 

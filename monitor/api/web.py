@@ -1,8 +1,7 @@
-"""What every answer has: problem documents for errors, and headers that let a page do nothing but show."""
+"""What every answer has: problem documents for errors, and headers that keep a page to this origin."""
 
 from __future__ import annotations
 
-import http
 from typing import Any
 
 import structlog
@@ -15,20 +14,24 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from storage import queries
+from monitor.api.problems import problem
+from storage import queries, text
 from storage.names import UnknownIncident
 
 log = structlog.get_logger()
 
+MAX_ERRORS = 20
+
 CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; style-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'"
+    "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 _HEADERS = [
     (b"content-security-policy", CONTENT_SECURITY_POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
 ]
 
 
@@ -47,31 +50,21 @@ class SecurityHeaders:
         await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)
 
 
-def problem(status: int, detail: str, **more: object) -> JSONResponse:
-    """An error as RFC 9457 describes it."""
-    body = {
-        "type": "about:blank",
-        "title": http.HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail,
-        **more,
-    }
-    return JSONResponse(body, status, media_type="application/problem+json")
-
-
 def install(app: FastAPI) -> None:
-    """Give `app` the headers and the error handlers."""
-    app.add_middleware(SecurityHeaders)
+    """Give `app` the error handlers."""
 
     @app.exception_handler(HTTPException)
     def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
-        answer = problem(error.status_code, str(error.detail))
+        answer = problem(error.status_code, text.clean(str(error.detail), 1_000))
         answer.headers.update(error.headers or {})
         return answer
 
     @app.exception_handler(RequestValidationError)
     def on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        wrong = [{"at": ".".join(map(str, e["loc"])), "message": e["msg"]} for e in error.errors()]
+        wrong = [
+            {"at": text.clean(".".join(map(str, e["loc"])), 200), "message": text.clean(e["msg"], 500)}
+            for e in error.errors()[:MAX_ERRORS]
+        ]
         first = wrong[0]
         return problem(422, f"{first['at']}: {first['message']}", errors=wrong)
 
@@ -84,9 +77,14 @@ def install(app: FastAPI) -> None:
 
 def one_incident(engine: Engine, reference: str) -> dict[str, Any]:
     """An incident by its id or a unique beginning of it; a 404 problem without one."""
+    return queries.incident(engine, incident_id_of(engine, reference))
+
+
+def incident_id_of(engine: Engine, reference: str) -> str:
+    """The id meant by an id or a unique beginning of one; a 404 problem without one."""
     if "\0" in reference:  # PostgreSQL refuses it in any text
         raise HTTPException(404, "no such incident")
     try:
-        return queries.incident(engine, queries.find_incident(engine, reference))
+        return queries.find_incident(engine, reference)
     except UnknownIncident as error:
         raise HTTPException(404, str(error.args[0])) from None

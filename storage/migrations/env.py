@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
+import storage.access_schema  # noqa: F401  (its tables belong to the metadata)
 from storage.schema import Base
 
 context.configure(

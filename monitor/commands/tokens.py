@@ -1,0 +1,88 @@
+"""`inferwatch tokens`: who may use the HTTP API."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from monitor.clock import SystemClock
+from monitor.commands.common import ConfigOption, DatabaseOption, JsonOption, group, reading
+from monitor.errors import InferwatchError
+from monitor.output import complain, print_json, print_rows, say
+
+tokens_app = group("Tokens for the HTTP API and the pages.")
+
+By = Annotated[str | None, typer.Option("--by", metavar="NAME", help="who says so; default: the login name")]
+
+
+@tokens_app.command("create")
+def create_token(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="a person or a program")],
+    scope: Annotated[str, typer.Option("--scope", help="read, or write for changes too")] = "read",
+    by: By = None,
+    config: ConfigOption = None,
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a token and print it, this once: only a hash of it is kept."""
+    if scope not in ("read", "write"):
+        raise typer.BadParameter("use read or write", param_hint="--scope")
+    from monitor.commands.incidents import who
+    from storage.actions import Actor
+    from storage.names import TokenExists
+    from storage.tokens import Tokens
+
+    with reading(config, database) as engine:
+        try:
+            token = Tokens(engine).create(name, scope, Actor(who(by), SystemClock().now_ms()))
+        except TokenExists as error:
+            raise InferwatchError(str(error)) from None
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+    if as_json:
+        print_json({"name": name, "scope": scope, "token": token})
+        return
+    say(token)
+    complain(f"token {name} may {scope}; it is shown only now")
+
+
+@tokens_app.command("list")
+def list_tokens(
+    config: ConfigOption = None, database: DatabaseOption = None, as_json: JsonOption = False
+) -> None:
+    """Tokens by name, with when each was used last."""
+    from storage.shown import time_of
+    from storage.tokens import Tokens
+
+    with reading(config, database) as engine:
+        found = Tokens(engine).list()
+    rows = [
+        {
+            "name": row["name"],
+            "scope": row["scope"],
+            "created_at": time_of(row["created_at_ms"]),
+            "last_used_at": time_of(row["last_used_at_ms"]),
+        }
+        for row in found
+    ]
+    columns = ("name", "scope", "created_at", "last_used_at")
+    print_rows(rows, columns, empty="no tokens", as_json=as_json)
+
+
+@tokens_app.command("revoke")
+def revoke_token(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    by: By = None,
+    config: ConfigOption = None,
+    database: DatabaseOption = None,
+) -> None:
+    """End a token and every browser session opened with it."""
+    from monitor.commands.incidents import who
+    from storage.actions import Actor
+    from storage.tokens import Tokens
+
+    with reading(config, database) as engine:
+        if not Tokens(engine).revoke(name, Actor(who(by), SystemClock().now_ms())):
+            raise InferwatchError(f"no token {name}; `inferwatch tokens list` shows them")
+    say(f"{name} is revoked")

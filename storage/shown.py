@@ -1,0 +1,72 @@
+"""Rows of a statement as people see them, and pages of a list by the keys of its order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, asc, desc, or_
+
+from storage.engine import reading
+from storage.names import FEATURE_COLUMNS
+
+Row = dict[str, Any]
+Key = tuple[ColumnElement[Any], bool]
+"""A column of the order, and whether it descends."""
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+JSON_COLUMNS = frozenset(
+    (
+        *("firing", "top_features", "slices", "exemplars", "model_versions"),
+        *("detail", "matchers", "metrics", "recurrence"),
+    )
+)
+
+
+def time_of(ms: int | None) -> datetime | None:
+    """Milliseconds since the epoch as an aware datetime."""
+    return None if ms is None else EPOCH + timedelta(milliseconds=ms)
+
+
+def ms_of(moment: datetime) -> int:
+    """An aware datetime as milliseconds since the epoch."""
+    return (moment - EPOCH) // timedelta(milliseconds=1)
+
+
+def rows(source: Engine | Connection, statement: Select[Any], drop: Iterable[str] = ()) -> list[Row]:
+    """Times (`*_at_ms`, `window_start_ms`, ...) as datetimes without the suffix, JSON as data."""
+    dropped = frozenset(drop)
+    if isinstance(source, Connection):
+        found = source.execute(statement).mappings().all()
+    else:
+        with reading(source) as connection:
+            found = connection.execute(statement).mappings().all()
+    return [_shown(dict(row), dropped) for row in found]
+
+
+def _shown(row: Mapping[str, Any], dropped: frozenset[str]) -> Row:
+    shown: Row = {}
+    for name, value in row.items():
+        if name in dropped:
+            continue
+        if name in FEATURE_COLUMNS or not name.endswith("_ms"):
+            in_json = name in JSON_COLUMNS and isinstance(value, str)
+            shown[name] = json.loads(value) if in_json else value
+        else:
+            shown[name.removesuffix("_ms")] = time_of(value)
+    return shown
+
+
+def ordered(statement: Select[Any], keys: Sequence[Key], after: Sequence[Any] | None) -> Select[Any]:
+    """The statement in the order of `keys`, behind the row whose keys are `after` (ms for times)."""
+    statement = statement.order_by(*(desc(column) if down else asc(column) for column, down in keys))
+    if after is None:
+        return statement
+    assert len(after) == len(keys)
+    alternatives = []
+    for i, (column, down) in enumerate(keys):
+        equal = [earlier == value for (earlier, _), value in zip(keys[:i], after[:i], strict=True)]
+        alternatives.append(and_(*equal, column < after[i] if down else column > after[i]))
+    return statement.where(or_(*alternatives))
