@@ -9,7 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from monitor.config import ChannelSettings
+from monitor.config import ChannelSettings, RouteSettings
 from monitor.initialise import sections, toml_value
 
 TARGET = Path(__file__).with_name("configuration.md")
@@ -90,6 +90,8 @@ def render() -> str:
         parts.append(f"\n## `[{name}]`\n\n{(section.__doc__ or '').strip()}\n\n{table(section)}")
     about = (ChannelSettings.__doc__ or "").strip()
     parts.append(f"\n## `[channels.NAME]`\n\n{about} NAME is yours to choose.\n\n{table(ChannelSettings)}")
+    about = (RouteSettings.__doc__ or "").strip()
+    parts.append(f"\n## `[[routes]]`\n\n{about} See [channels.md](channels.md).\n\n{table(RouteSettings)}")
     return "".join(parts)
 
 

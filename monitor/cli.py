@@ -28,6 +28,7 @@ COMMANDS: dict[str, str] = {
     "doctor": "setup",
     "train": "work",
     "evaluate": "evaluate",
+    "top": "top",
     "incidents": "incidents",
     "alerts": "history",
     "windows": "history",

@@ -6,11 +6,15 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from monitor.config_channels import NO_DIGEST
+from monitor.config_channels import ChannelSettings as ChannelSettings
+from monitor.config_channels import RouteSettings as RouteSettings
 from monitor.errors import ConfigError
 
+HIDDEN = "***"
 SERIES_FIELDS = ("model", "model_version", "endpoint", "tenant", "region")
 
 
@@ -194,25 +198,8 @@ class DeliverySettings(_Section):
     backoff_max_s: Annotated[float, Field(gt=0)] = Field(
         600.0, description="seconds between attempts at most"
     )
-
-
-class ChannelSettings(_Section):
-    """One place that incidents are sent to."""
-
-    type: Literal["webhook"] = Field("webhook", description="kind of channel")
-    url: str = Field(description="http or https address of the receiver")
-    secret_env: str | None = Field(
-        None, description="environment variable that holds the signing secret (whsec_...)"
-    )
-    secret: SecretStr | None = Field(None, description="the signing secret itself; prefer secret_env")
-    allow_private: bool = Field(
-        False, description="allow private, loopback and link-local receivers of this channel"
-    )
-    events: list[Literal["incident.opened", "incident.updated", "incident.resolved", "incident.reopened"]] = (
-        Field(
-            ["incident.opened", "incident.updated", "incident.resolved", "incident.reopened"],
-            description="events to send",
-        )
+    dashboard_url: str | None = Field(
+        None, description="address under which people reach the dashboard, for links in notifications"
     )
 
 
@@ -231,6 +218,7 @@ class Settings(BaseSettings):
     http: HttpSettings = HttpSettings()
     delivery: DeliverySettings = DeliverySettings()
     channels: dict[str, ChannelSettings] = Field({}, description="channels by name")
+    routes: list[RouteSettings] = Field([], description="which incidents go to which channel, and when")
 
     _file: ClassVar[Path | None] = None
 
@@ -267,5 +255,23 @@ def load(path: Path | None = None, *, database_url: str | None = None) -> Settin
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "(file)"
-        raise ConfigError(key, first.get("input"), first["msg"]) from None
+        shown = HIDDEN if {"secret", "url"} & set(map(str, first["loc"])) else first.get("input")
+        raise ConfigError(key, shown, first["msg"]) from None
+    _check_channels(settings)
     return settings
+
+
+def _check_channels(settings: Settings) -> None:
+    """Raises ConfigError for a channel without an address and a route that leads nowhere."""
+    for name, channel in settings.channels.items():
+        if channel.type != "pagerduty" and not (channel.url or channel.url_env or channel.url_file):
+            raise ConfigError(f"channels.{name}.url", channel.url, "set url, url_env or url_file")
+    for number, route in enumerate(settings.routes):
+        for name in route.channels:
+            known = settings.channels.get(name)
+            if known is None:
+                names = ", ".join(sorted(settings.channels)) or "none is configured"
+                raise ConfigError(f"routes.{number}.channels", name, f"no such channel; known: {names}")
+            if route.digest != "never" and known.type in NO_DIGEST:
+                fix = f"channel {name} is of type {known.type}, which takes no summaries; use never"
+                raise ConfigError(f"routes.{number}.digest", route.digest, fix)

@@ -9,6 +9,7 @@ again under the same id.
 from __future__ import annotations
 
 import hashlib
+import logging
 import queue
 import threading
 from collections import Counter
@@ -21,7 +22,7 @@ import structlog
 
 from monitor import metrics
 from monitor.channels.base import Channel, Outcome
-from monitor.channels.webhook import WebhookChannel
+from monitor.channels.registry import RESENT_TYPES, make_channel
 from monitor.clock import Clock
 from monitor.config import DeliverySettings, Settings
 from storage.types import ClaimedDelivery
@@ -42,7 +43,13 @@ class OutboxPort(Protocol):
     def claim(
         self, owner: str, now_ms: int, limit: int, lease_ms: int, *, exclude: Collection[str] = ()
     ) -> list[ClaimedDelivery]: ...
-    def delivered(self, delivery_id: str, owner: str, now_ms: int) -> bool: ...
+    def claim_resends(
+        self, owner: str, now_ms: int, limit: int, lease_ms: int, *, exclude: Collection[str] = ()
+    ) -> list[ClaimedDelivery]: ...
+    def delivered(
+        self, delivery_id: str, owner: str, now_ms: int, *, resend_at_ms: int | None = None
+    ) -> bool: ...
+    def resent(self, delivery_id: str, owner: str, *, resend_at_ms: int, error: str | None) -> bool: ...
     def failed(self, delivery_id: str, owner: str, *, retry_at_ms: int, error: str) -> bool: ...
     def dead(self, delivery_id: str, owner: str, now_ms: int, error: str) -> bool: ...
     def disable_channel(self, channel: str, now_ms: int, reason: str) -> int: ...
@@ -70,7 +77,15 @@ class DisableChannel:
     reason: str  # "gone"
 
 
-Decision = Delivered | RetryAt | GiveUp | DisableChannel
+@dataclass(frozen=True, slots=True)
+class ResendAt:
+    """A notification that had arrived was sent again; it is sent once more at `at_ms` whatever came of it."""
+
+    at_ms: int
+    reason: str  # "resent", or why it did not arrive
+
+
+Decision = Delivered | RetryAt | GiveUp | DisableChannel | ResendAt
 
 
 def decide_attempt(
@@ -83,7 +98,7 @@ def decide_attempt(
     than `max_age_h`, counted from its first attempt.
     """
     status = outcome.status
-    if status is not None and 200 <= status < 300:
+    if outcome.arrived:
         return Delivered()
     if status == 410:
         return DisableChannel("gone")
@@ -100,6 +115,12 @@ def decide_attempt(
     if now_ms + delay_s * 1000 - first_ms > settings.max_age_h * 3_600_000:
         return GiveUp("too_old")
     return RetryAt(now_ms + int(delay_s * 1000), reason)
+
+
+def decide_resend(outcome: Outcome, now_ms: int, resend_s: float) -> ResendAt:
+    """What sending again something that had arrived means: a failure waits for the next turn. Pure."""
+    reason = "resent" if outcome.arrived else outcome.error or "not_resent"
+    return ResendAt(now_ms if reason == "stopped" else now_ms + int(resend_s * 1000), reason)
 
 
 def backoff_s(delivery_id: str, attempts: int, settings: DeliverySettings) -> float:
@@ -125,9 +146,15 @@ def retry_after_s(header: str | None, now_ms: int) -> float | None:
 
 def make_channels(settings: Settings, clock: Clock) -> dict[str, Channel]:
     """The configured channels by name. Raises ConfigError for a wrong address or secret."""
-    timeout_s = settings.delivery.timeout_s
+    delivery = settings.delivery
     return {
-        name: WebhookChannel(name, channel, timeout_s=timeout_s, clock=clock)
+        name: make_channel(
+            name,
+            channel,
+            timeout_s=delivery.timeout_s,
+            clock=clock,
+            dashboard_url=delivery.dashboard_url or "",
+        )
         for name, channel in settings.channels.items()
     }
 
@@ -152,6 +179,11 @@ class DeliveryWorker:
         self._clock = clock
         self._owner = owner
         self._channels = make_channels(settings, clock) if channels is None else channels
+        self._resend_s = {
+            name: channel.resend_s
+            for name, channel in settings.channels.items()
+            if channel.type in RESENT_TYPES
+        }
         waves = (CLAIM_LIMIT + QUEUE_PER_CHANNEL) / SENDERS_PER_CHANNEL + 2
         self._lease_ms = int((waves * self._settings.timeout_s + 10) * 1000)
         self._queues: dict[str, queue.SimpleQueue[ClaimedDelivery | None]] = {}
@@ -217,9 +249,12 @@ class DeliveryWorker:
         """Claim for the channels that have room; True when there may be more."""
         with self._lock:
             full = [name for name, busy in self._busy.items() if busy >= QUEUE_PER_CHANNEL]
-        claimed = self._outbox.claim(
-            self._owner, self._clock.now_ms(), CLAIM_LIMIT, self._lease_ms, exclude=full
-        )
+        now_ms = self._clock.now_ms()
+        claimed = self._outbox.claim(self._owner, now_ms, CLAIM_LIMIT, self._lease_ms, exclude=full)
+        if self._resend_s:
+            claimed += self._outbox.claim_resends(
+                self._owner, now_ms, CLAIM_LIMIT, self._lease_ms, exclude=full
+            )
         for delivery in claimed:
             if delivery.channel in self._channels:
                 self._hand_over(delivery)
@@ -266,9 +301,12 @@ class DeliveryWorker:
             except Exception as error:  # a fault of ours must not end the thread
                 log.exception("channel_failed", channel=delivery.channel)
                 outcome = Outcome(error="channel_failed", detail=type(error).__name__)
-        self._finish(
-            delivery, decide_attempt(outcome, delivery, self._clock.now_ms(), self._settings), outcome
-        )
+        now_ms = self._clock.now_ms()
+        if delivery.delivered_at_ms is not None:
+            resend_s = self._resend_s.get(delivery.channel, MAX_RETRY_AFTER_S)
+            self._finish(delivery, decide_resend(outcome, now_ms, resend_s), outcome)
+        else:
+            self._finish(delivery, decide_attempt(outcome, delivery, now_ms, self._settings), outcome)
 
     def _finish(self, delivery: ClaimedDelivery, decision: Decision, outcome: Outcome) -> None:
         """Write the decision down; where that fails, the lease ends and the notification is sent again."""
@@ -282,8 +320,16 @@ class DeliveryWorker:
         now_ms, delivery_id = self._clock.now_ms(), delivery.delivery_id
         try:
             if isinstance(decision, Delivered):
-                self._outbox.delivered(delivery_id, self._owner, now_ms)
+                self._outbox.delivered(
+                    delivery_id, self._owner, now_ms, resend_at_ms=self._resend_at_ms(delivery, now_ms)
+                )
                 log.info("delivered", **facts)
+            elif isinstance(decision, ResendAt):
+                problem = None if decision.reason == "resent" else error
+                self._outbox.resent(delivery_id, self._owner, resend_at_ms=decision.at_ms, error=problem)
+                log.log(
+                    logging.DEBUG if problem is None else logging.WARNING, "resent", error=problem, **facts
+                )
             elif isinstance(decision, RetryAt):
                 self._outbox.failed(delivery_id, self._owner, retry_at_ms=decision.at_ms, error=error)
                 log.warning("delivery_failed", error=error, **facts)
@@ -296,10 +342,22 @@ class DeliveryWorker:
             log.warning("delivery_not_recorded", error=str(failure).splitlines()[0][:300], **facts)
         metrics.DELIVERIES.labels(_METRIC[type(decision)]).inc()
 
+    def _resend_at_ms(self, delivery: ClaimedDelivery, now_ms: int) -> int | None:
+        """When a delivered notification is sent again: where the receiver forgets and trouble goes on."""
+        resend_s = self._resend_s.get(delivery.channel)
+        goes_on = delivery.event.startswith("incident.") and delivery.event != "incident.resolved"
+        return now_ms + int(resend_s * 1000) if resend_s is not None and goes_on else None
+
     def _thread(self, name: str, target: Callable[[], None]) -> None:
         thread = threading.Thread(target=target, name=name, daemon=True)
         self._threads.append(thread)
         thread.start()
 
 
-_METRIC: dict[type, str] = {Delivered: "delivered", RetryAt: "failed", GiveUp: "dead", DisableChannel: "dead"}
+_METRIC: dict[type, str] = {
+    Delivered: "delivered",
+    RetryAt: "failed",
+    GiveUp: "dead",
+    DisableChannel: "dead",
+    ResendAt: "resent",
+}

@@ -10,8 +10,10 @@ from pathlib import Path
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from monitor.config import ChannelSettings, Settings, SourceSettings
+from monitor.errors import ConfigError
 
 CONNECT_TIMEOUT_S = 5.0
+APPRISE_TIMEOUT_S = 30.0  # it imports more than a hundred services
 HIDDEN = "***"
 
 
@@ -95,19 +97,36 @@ def _source_settings(source: SourceSettings, environment: Mapping[str, str]) -> 
 
 
 def _channel_settings(name: str, channel: ChannelSettings, environment: Mapping[str, str]) -> Check:
+    from monitor.channels.registry import SIGNED_TYPES, shape_of
+    from monitor.channels.secrets import secret_of
+    from monitor.channels.ssrf import TargetRefused, parse
+
     title = f"channels.{name}"
-    address = urlsplit(channel.url)
-    if address.scheme not in ("http", "https") or not address.hostname:
-        return Check(title, False, "url is no http or https address", f"correct {title}.url")
-    if channel.secret_env is not None and channel.secret_env not in environment:
-        return Check(
-            title, False, f"{channel.secret_env} is not set", f"export {channel.secret_env}=whsec_..."
-        )
-    if channel.secret is None and channel.secret_env is None:
-        return Check(
-            title, False, "no signing secret", f"set {title}.secret_env; `openssl rand -base64 24` makes one"
-        )
-    return Check(title, True, redact_url(channel.url))
+    try:
+        if channel.type == "apprise":
+            return _apprise(name, channel, environment)
+        shape = shape_of(name, channel, environment)
+        parse(shape.url)
+        if channel.type in SIGNED_TYPES and not secret_of(name, channel, environment):
+            fix = f"set {title}.secret_env; `openssl rand -base64 24` makes one, whsec_ goes in front"
+            return Check(title, False, "no signing secret", fix)
+    except ConfigError as error:
+        return Check(error.key, False, "is missing or wrong", error.fix)
+    except TargetRefused as error:
+        return Check(title, False, str(error), f"correct {title}.url: a http or https address")
+    return Check(title, True, f"{channel.type}, {redact_url(shape.url)}")
+
+
+def _apprise(name: str, channel: ChannelSettings, environment: Mapping[str, str]) -> Check:
+    from monitor.channels.apprise import AppriseChannel
+    from monitor.channels.secrets import url_of
+
+    scheme = url_of(name, channel, environment).partition("://")[0]
+    answer = AppriseChannel(name, channel, timeout_s=APPRISE_TIMEOUT_S, environment=environment).check()
+    if answer.arrived:
+        return Check(f"channels.{name}", True, f"apprise, {scheme}://{HIDDEN}")
+    fix = f"correct channels.{name}.url as the apprise wiki says, or pip install 'inferwatch[apprise]'"
+    return Check(f"channels.{name}", False, f"{answer.error}: {answer.detail}", fix)
 
 
 def check_world(settings: Settings) -> list[Check]:
@@ -186,14 +205,20 @@ def _broker(settings: Settings) -> Check:
 
 def _receiver(name: str, channel: ChannelSettings) -> Check:
     """Whether the address is allowed and something listens there; nothing is sent. `notify test` sends."""
+    from monitor.channels.registry import shape_of
     from monitor.channels.ssrf import TargetRefused, addresses, parse
 
-    title = f"channels.{name}"
+    title, url = f"channels.{name}", ""
     try:
-        target = parse(channel.url)
+        if channel.type == "apprise":
+            return _apprise(name, channel, os.environ)
+        url = shape_of(name, channel, os.environ).url
+        target = parse(url)
         found = addresses(target, allow_private=channel.allow_private)
         with socket.create_connection((found[0], target.port), CONNECT_TIMEOUT_S):
-            return Check(title, True, f"{target.host}:{target.port} accepts connections")
+            return Check(title, True, f"{channel.type}, {target.host}:{target.port} accepts connections")
+    except ConfigError as error:
+        return Check(title, False, f"{error.key} is missing or wrong", error.fix)
     except TargetRefused as error:
         fix = (
             f"correct {title}.url, or set {title}.allow_private = true if the receiver is meant to be inside"
@@ -201,7 +226,7 @@ def _receiver(name: str, channel: ChannelSettings) -> Check:
         return Check(title, False, str(error), fix)
     except OSError as error:
         fix = f"start the receiver or correct {title}.url"
-        return Check(title, False, f"{redact_url(channel.url)}: {error}", fix)
+        return Check(title, False, f"{redact_url(url)}: {error}", fix)
 
 
 def redact_url(url: str) -> str:

@@ -14,16 +14,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from monitor import explain
+from monitor import explain, routing
 from monitor.alerting import SEVERITIES
-from monitor.clock import rfc3339
-from monitor.config import ChannelSettings, DetectionSettings, Settings
+from monitor.config import ChannelSettings, DetectionSettings, RouteSettings, Settings
 from monitor.inhibition import inhibitors
-from monitor.matching import MAX_SHARED, Memo, fold_order, memo_of, silence_of
+from monitor.matching import MAX_SHARED, Memo, about_of, fold_order, memo_of, silence_of
+from monitor.payloads import payload
 from storage.types import (
     AlertRow,
     AlertTransition,
@@ -38,18 +38,39 @@ from storage.types import (
 NAMESPACE = uuid.UUID("0d0e7c35-6f0a-5b53-8e0c-3b7c5f7f2c02")
 ACTOR = "inferwatch"
 
+Attend = Callable[[IncidentView, Mapping[str, AlertRow], int], IncidentChanges]
+
 
 def make_fold(settings: Settings) -> Fold:
     """The fold of this configuration: (view, transitions in order) -> changes. Pure."""
-    detection, channels = settings.detection, dict(settings.channels)
+    detection, channels, routes = settings.detection, dict(settings.channels), tuple(settings.routes)
 
     def fold(view: IncidentView, transitions: list[AlertTransition]) -> IncidentChanges:
-        work = _Work(detection, channels, view)
+        work = _Work(detection, channels, routes, view)
         for transition in sorted(transitions, key=fold_order):
             work.take(transition)
         return work.changes()
 
     return fold
+
+
+def make_attend(settings: Settings) -> Attend:
+    """What event time alone brings about: (view, newest alert per incident, now) -> changes. Pure.
+
+    Whoever was held back by quiet hours or a silence is told when they are over, and who was told of
+    something that is still open and not acknowledged is reminded.
+    """
+    detection, channels, routes = settings.detection, dict(settings.channels), tuple(settings.routes)
+
+    def attend(view: IncidentView, alerts: Mapping[str, AlertRow], at_ms: int) -> IncidentChanges:
+        work = _Work(detection, channels, routes, view)
+        for incident in view.incidents:
+            if incident.incident_id in alerts and incident.last_fired_at_ms <= at_ms:
+                transition = AlertTransition(at_ms, "updated", alerts[incident.incident_id])
+                work.attend(incident.incident_id, transition)
+        return work.changes()
+
+    return attend
 
 
 @dataclass(slots=True)
@@ -58,6 +79,7 @@ class _Work:
 
     detection: DetectionSettings
     channels: Mapping[str, ChannelSettings]
+    routes: Sequence[RouteSettings]
     view: IncidentView
     incidents: dict[str, IncidentRow] = field(init=False)
     memos: dict[str, Memo] = field(init=False)
@@ -262,44 +284,72 @@ class _Work:
         wider = memo.told_series > 0 and len(incident.series) >= 2 * memo.told_series
         if raised or wider:
             self._notify(incident_id, t, "incident.updated")
-        elif set(self.channels) - set(memo.aware):
-            self._notify(incident_id, t, "incident.updated", only_unaware=True)
+        elif unaware := set(self.channels) - set(memo.aware):
+            self._notify(incident_id, t, "incident.updated", among=unaware)
+
+    def attend(self, incident_id: str, t: AlertTransition) -> None:
+        """One incident at a later event time: tell who was held back, remind who has not answered."""
+        memo, silence = self.memos[incident_id], silence_of(t.alert, self.view.silences, t.at_ms)
+        if silence is not None:
+            return
+        held = [
+            n for n in memo.held if n in self.channels and self._route(n, incident_id, t).action == "send"
+        ]
+        if held:
+            self._event(
+                incident_id, t, "notification_released", f"{', '.join(held)}: what held it back is over"
+            )
+            self._notify(incident_id, t, "incident.updated", among=held)
+        status, told = self.incidents[incident_id].status, dict(self.memos[incident_id].told_at)
+        due = [
+            name
+            for name in memo.aware
+            if name in self.channels
+            and routing.reminder_due(
+                told.get(name), t.at_ms, status, self._route(name, incident_id, t), self.routes
+            )
+            == "due"
+        ]
+        if due:
+            self._event(
+                incident_id, t, "reminded", f"still open, and nobody has acknowledged it: {', '.join(due)}"
+            )
+            self._notify(incident_id, t, "incident.reminder", among=due)
+
+    def _route(self, channel: str, incident_id: str, t: AlertTransition) -> routing.Routed:
+        about = about_of(self.incidents[incident_id].severity, self.memos[incident_id], t.alert)
+        return routing.decide(channel, about, t.at_ms, self.routes)
 
     def _notify(
-        self, incident_id: str, t: AlertTransition, event: str, *, only_unaware: bool = False
+        self, incident_id: str, t: AlertTransition, event: str, *, among: Collection[str] | None = None
     ) -> None:
         """Outbox rows of this revision, per channel that wants the event.
 
         A channel hears first that the incident is open (or open again), even when that change itself was
-        silenced; and of its end only when it had heard that. A silence holds back everything but the end.
+        silenced; and of its end only when it had heard that. A silence holds back everything but the end, as
+        quiet hours do.
         """
         memo, ends = self.memos[incident_id], event == "incident.resolved"
         audience = [name for name in sorted(self.channels) if name in memo.aware or not ends]
-        if only_unaware:
-            audience = [name for name in audience if name not in memo.aware]
+        if among is not None:
+            audience = [name for name in audience if name in among]
+        if not ends:
+            audience = self._held_back(incident_id, t, audience)
         if not audience:
             return
-        cause = None if ends else self._explained_by(t)
-        if cause is not None:
-            reason = f"explained by {cause.title}: {cause.summary}"
-            self._event(incident_id, t, "notification_inhibited", reason, cause=cause.incident_id)
-            return
-        silence = None if ends else silence_of(t.alert, self.view.silences, t.at_ms)
-        if silence is not None:
-            reason = f"silence {silence.silence_id} of {silence.created_by}: {silence.comment}"
-            self._event(incident_id, t, "notification_silenced", reason, silence_id=silence.silence_id)
-            return
-        incident = self.incidents[incident_id]
+        memo, incident = self.memos[incident_id], self.incidents[incident_id]
         for name in audience:
             news = "incident.reopened" if name in memo.heard else "incident.opened"
             self._send(name, incident, t, event if name in memo.aware else news)
-        keeps_told = only_unaware and bool(memo.aware)
+        keeps_told = among is not None and bool(memo.aware)
         self.memos[incident_id] = dataclasses.replace(
             memo,
             aware=() if ends else tuple(sorted({*memo.aware, *audience})),
             heard=tuple(sorted({*memo.heard, *audience})),
             told_severity=memo.told_severity if keeps_told else incident.severity,
             told_series=memo.told_series if keeps_told else len(incident.series),
+            held=() if ends else tuple(name for name in memo.held if name not in audience),
+            told_at=tuple(sorted({**dict(memo.told_at), **dict.fromkeys(audience, t.at_ms)}.items())),
         )
 
     def _explained_by(self, t: AlertTransition) -> IncidentRow | None:
@@ -309,8 +359,29 @@ class _Work:
         causes = inhibitors(self.incidents.values(), t.alert, place, t.at_ms, hold_ms)
         return max(causes, key=lambda i: (i.opened_at_ms, i.incident_id), default=None)
 
+    def _held_back(self, incident_id: str, t: AlertTransition, audience: list[str]) -> list[str]:
+        """Who of the audience is told now; silences and quiet hours leave an event and a note for later."""
+        routed = {name: self._route(name, incident_id, t) for name in audience}
+        audience = [name for name in audience if routed[name].action in ("send", "hold")]
+        cause = self._explained_by(t) if audience else None
+        if cause is not None:
+            reason = f"explained by {cause.title}: {cause.summary}"
+            self._event(incident_id, t, "notification_inhibited", reason, cause=cause.incident_id)
+            return []
+        silence = silence_of(t.alert, self.view.silences, t.at_ms)
+        quiet = audience if silence else [name for name in audience if routed[name].action == "hold"]
+        memo = self.memos[incident_id]
+        if silence is not None and audience:
+            reason = f"silence {silence.silence_id} of {silence.created_by}: {silence.comment}"
+            self._event(incident_id, t, "notification_silenced", reason, silence_id=silence.silence_id)
+        elif set(quiet) - set(memo.held):
+            reason = ", ".join(f"quiet hours of route {routed[name].route} for {name}" for name in quiet)
+            self._event(incident_id, t, "notification_held", reason)
+        self.memos[incident_id] = dataclasses.replace(memo, held=tuple(sorted({*memo.held, *quiet})))
+        return [name for name in audience if name not in quiet]
+
     def _send(self, channel: str, incident: IncidentRow, t: AlertTransition, event: str) -> None:
-        if event not in self.channels[channel].events:
+        if not self.channels[channel].wants(event):
             return
         delivery_id = uuid.uuid5(NAMESPACE, json.dumps([incident.incident_id, incident.revision, channel]))
         self.outbox.append(
@@ -320,50 +391,9 @@ class _Work:
                 sequence=incident.revision,
                 event=event,
                 channel=channel,
-                payload=payload(event, incident, [t.alert], t.at_ms),
+                payload=payload(
+                    event, incident, [t.alert], t.at_ms, group=self.memos[incident.incident_id].group
+                ),
                 created_at_ms=t.at_ms,
             )
         )
-
-
-def payload(event: str, incident: IncidentRow, alerts: Iterable[AlertRow], at_ms: int) -> str:
-    """The JSON text of a notification, in the shape of Standard Webhooks: type, timestamp, data.
-
-    `data.alerts` holds the alert that caused the event; `data.series` is the whole blast radius.
-    """
-    data = {
-        "id": incident.incident_id,
-        "status": incident.status,
-        "severity": incident.severity,
-        "title": incident.title,
-        "summary": incident.summary,
-        "started_at": rfc3339(incident.started_at_ms),
-        "opened_at": rfc3339(incident.opened_at_ms),
-        "resolved_at": None if incident.resolved_at_ms is None else rfc3339(incident.resolved_at_ms),
-        "resolution": incident.resolution,
-        "series": incident.series,
-        "peak_score": incident.peak_score,
-        "revision": incident.revision,
-        "alerts": [_alert_json(alert) for alert in alerts],
-    }
-    body = {"type": event, "timestamp": rfc3339(at_ms), "data": data}
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-
-
-def _alert_json(alert: AlertRow) -> dict[str, Any]:
-    return {
-        "alert_id": alert.alert_id,
-        "status": alert.status,
-        "series": alert.series,
-        "severity": alert.severity,
-        "reason": alert.reason,
-        "summary": alert.summary,
-        "window_start": rfc3339(alert.window_start_ms),
-        "window_end": rfc3339(alert.window_end_ms),
-        "score": alert.score,
-        "rarity": alert.rarity,
-        "top_features": alert.top_features,
-        "slices": alert.slices,
-        "exemplars": alert.exemplars,
-        "model_versions": alert.model_versions,
-    }

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from monitor.config import ChannelSettings, Settings
+from monitor.config import ChannelSettings, RouteSettings, Settings
 from monitor.errors import InferwatchError
 
 HEADER = """\
@@ -48,6 +48,8 @@ def default_config() -> str:
         f"\n# {(ChannelSettings.__doc__ or '').strip()} Give each a name of yours.\n# [channels.oncall]\n"
     )
     parts += [_entry(key, field) for key, field in ChannelSettings.model_fields.items()]
+    parts.append(f"\n# {(RouteSettings.__doc__ or '').strip()} Repeat the section for more.\n# [[routes]]\n")
+    parts += [_entry(key, field) for key, field in RouteSettings.model_fields.items()]
     return "".join(parts)
 
 
@@ -58,8 +60,12 @@ def _entry(key: str, field: FieldInfo) -> str:
     return f"# {field.description}{unset}\n#{key} = {shown}\n"
 
 
-def _example(key: str, field: FieldInfo) -> str:
+def _example(key: str, field: FieldInfo) -> str | list[str]:
     """Something that could stand where there is no default."""
+    if key == "channels":
+        return ["oncall"]
+    if key == "dashboard_url":
+        return "https://inferwatch.example.org"
     if key == "url":
         return "https://example.org/hook"
     choices = [choice for option in get_args(field.annotation) for choice in get_args(option)]

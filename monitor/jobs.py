@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 
 from detectors.pack import unpack
 from monitor import metrics
+from monitor.attention import Attention
 from monitor.clock import Clock, SystemClock, rfc3339
 from monitor.config import Settings
 from monitor.models import TrainedModels, load_scorer
@@ -45,7 +46,7 @@ def schedule(
     scheduler = BackgroundScheduler(
         timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
     )
-    database = settings.database
+    database, attention = settings.database, Attention(engine, settings)
 
     def retention() -> None:
         purged = purge(
@@ -61,6 +62,8 @@ def schedule(
 
     def fold() -> None:
         if ledger.fold_pending(clock.now_ms()):
+            on_committed()
+        if attention.look(ledger.event_time_ms(clock.now_ms())):
             on_committed()
 
     ledger.attend(clock.now_ms())

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from monitor import recurrence
+from monitor import recurrence, routing
 from monitor.inhibition import SOURCE_PREFIX
 from storage.types import AlertRow, AlertTransition, SilenceRow
 
@@ -26,6 +26,8 @@ class Memo:
     told_severity: str = ""  # as of the newest notification
     told_series: int = 0
     alerts: int = 0  # that were not withdrawn
+    held: tuple[str, ...] = ()  # channels that are told later, when quiet hours or a silence are over
+    told_at: tuple[tuple[str, int], ...] = ()  # (channel, event time ms of the newest notification)
 
     def to_text(self) -> str:
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False, separators=(",", ":"), sort_keys=True)
@@ -42,6 +44,8 @@ class Memo:
             told_severity=raw["told_severity"],
             told_series=raw["told_series"],
             alerts=raw["alerts"],
+            held=tuple(raw.get("held", ())),
+            told_at=tuple((str(c), int(ms)) for c, ms in raw.get("told_at", ())),
         )
 
     def is_related(self, other: Memo) -> bool:
@@ -86,3 +90,14 @@ def silence_of(alert: AlertRow, silences: Iterable[SilenceRow], at_ms: int) -> S
         if in_force and silence.matchers and all(m in slices for m in silence.matchers.items()):
             return silence
     return None
+
+
+def about_of(severity: str, memo: Memo, alert: AlertRow | None) -> routing.About:
+    """What routes look at: models and guilty tenants of the whole incident and of the alert at hand."""
+    models = {value for name, value in memo.group if name == "model"} | {model for model, _, _ in memo.shared}
+    tenants = {value for name, value in memo.group if name == "tenant" and value}
+    tenants |= {value for _, name, value in memo.shared if name == "tenant"}
+    if alert is not None:
+        models.add(alert.model)
+        tenants |= {str(part["value"]) for part in alert.slices if part["field"] == "tenant"}
+    return routing.About(severity, frozenset(models), frozenset(tenants))

@@ -153,6 +153,19 @@ def _print_table(rows: Sequence[Row], columns: Sequence[str]) -> None:
     Console().print(table)
 
 
+def severity_style(word: str) -> str:
+    """How rich shows a severity or status; "" for other words."""
+    return _STYLES.get(word, "")
+
+
+def age(length_ms: int) -> str:
+    """`90_000` -> "1m", at most two units: "3d 4h"; "0m" for less than a minute and for nothing."""
+    minutes = max(length_ms, 0) // 60_000
+    days, hours, minutes = minutes // 1_440, minutes // 60 % 24, minutes % 60
+    parts = [f"{days}d" * (days > 0), f"{hours}h" * (hours > 0), f"{minutes}m" * (minutes > 0)]
+    return " ".join([part for part in parts if part][:2]) or "0m"
+
+
 def print_fields(row: Row, keys: Sequence[str]) -> None:
     """One thing, a line per field."""
     width = max(len(key) for key in keys)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from monitor.attention import Attention
 from monitor.config import Settings
 from monitor.pipeline import Pipeline
 from monitor.runtime import Runtime
@@ -82,6 +83,8 @@ def replay(
         pipeline.commit_all()
         wall_s = time.monotonic() - started_s
         if deliver:
+            attention = Attention(runtime.engine, settings)
+            attention.look(runtime.ledger.event_time_ms(runtime.clock.now_ms()))
             runtime.delivery.drain(DRAIN_S)
         after = totals(runtime.engine)
         done = {name: after[name] - before[name] for name in after}

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, bindparam, delete, select, update
 from sqlalchemy import text as sql_text
 
-from storage import folding, schema, text
+from storage import folding, notices, schema, text
 from storage.engine import reading
 from storage.results import MAX_IDS, ResultWriter
 from storage.rows import series_key
@@ -232,6 +232,12 @@ class Ledger:
             folded = self._fold(connection, now_ms)
         self._attended_at_ms = now_ms
         return folded
+
+    def event_time_ms(self, now_ms: int) -> int | None:
+        """The event time up to which incidents are made of alerts; None before the first record."""
+        with reading(self.engine) as connection:
+            up_to_ms = folding.passed_ms(connection, self._stale_before_ms(now_ms), self.allowed_lateness_ms)
+            return notices.event_time_ms(connection, up_to_ms)
 
     def attend(self, now_ms: int) -> None:
         """From now on `fold_pending` is called every few seconds."""

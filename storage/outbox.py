@@ -6,10 +6,23 @@ up. A claim is a lease: where its holder dies, the notification is handed out ag
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Engine, and_, bindparam, delete, exists, func, or_, select, update
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Integer,
+    Row,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    or_,
+    select,
+    update,
+)
 
 from storage import schema, text
 from storage.actions import Action, Actor, record
@@ -19,6 +32,7 @@ from storage.schema import table
 from storage.types import ClaimedDelivery
 
 DELIVERIES, DISABLED = table(schema.DeliveryTable), table(schema.ChannelTable)
+INCIDENTS = table(schema.IncidentTable)
 ERROR_LENGTH = 2_000
 _earlier = DELIVERIES.alias("earlier")
 _ACTIVE = DELIVERIES.c.status.in_(["pending", "claimed"])
@@ -36,6 +50,14 @@ _FIRST_IN_LINE = ~exists(
         ),
     )
 )
+_later = DELIVERIES.alias("later")
+_NEWEST = ~exists(
+    select(_later.c.delivery_id).where(
+        _later.c.incident_id == DELIVERIES.c.incident_id,
+        _later.c.channel == DELIVERIES.c.channel,
+        _later.c.sequence > DELIVERIES.c.sequence,
+    )
+)
 _TAKE = (
     update(DELIVERIES)
     .where(DELIVERIES.c.delivery_id == bindparam("b_delivery_id"))
@@ -43,7 +65,7 @@ _TAKE = (
         status="claimed",
         lease_owner=bindparam("b_owner"),
         due_at_ms=bindparam("b_lease_until_ms"),
-        attempts=DELIVERIES.c.attempts + 1,
+        attempts=DELIVERIES.c.attempts + bindparam("b_attempt", type_=Integer),
         first_attempt_at_ms=func.coalesce(DELIVERIES.c.first_attempt_at_ms, bindparam("b_now_ms")),
     )
 )
@@ -80,27 +102,58 @@ class Outbox:
                 .limit(limit)
                 .with_for_update(skip_locked=True, of=DELIVERIES)
             ).all()
-            if rows:
-                lease = {"b_owner": owner, "b_lease_until_ms": now_ms + lease_ms, "b_now_ms": now_ms}
-                connection.execute(_TAKE, [{"b_delivery_id": row.delivery_id, **lease} for row in rows])
-        return [
-            ClaimedDelivery(
-                delivery_id=row.delivery_id,
-                incident_id=row.incident_id,
-                event=row.event,
-                channel=row.channel,
-                payload=row.payload,
-                attempts=row.attempts,
-                created_at_ms=row.created_at_ms,
-                first_attempt_at_ms=row.first_attempt_at_ms,
-            )
-            for row in rows
-        ]
+            _lease(connection, rows, owner, now_ms, lease_ms)
+        return [_claimed(row) for row in rows]
 
-    def delivered(self, delivery_id: str, owner: str, now_ms: int) -> bool:
-        """The channel has taken it."""
+    def claim_resends(
+        self, owner: str, now_ms: int, limit: int, lease_ms: int, *, exclude: Collection[str] = ()
+    ) -> list[ClaimedDelivery]:
+        """Delivered notifications that are due once more, leased like those of `claim`.
+
+        Only the newest of an incident and channel, and only while the incident lasts. While one is on its
+        way, what comes after it waits: an end never overtakes a repetition.
+        """
+        due = (DELIVERIES.c.status == "delivered") & (DELIVERIES.c.resend_at_ms <= now_ms)
+        with reading(self.engine) as connection:  # nearly always nothing: no need to lock anybody out
+            if connection.execute(select(DELIVERIES.c.delivery_id).where(due).limit(1)).first() is None:
+                return []
+        still_open = exists(
+            select(INCIDENTS.c.incident_id).where(
+                INCIDENTS.c.incident_id == DELIVERIES.c.incident_id, INCIDENTS.c.status != "resolved"
+            )
+        )
+        with self.engine.begin() as connection:
+            connection.execute(
+                update(DELIVERIES).where(due, or_(~still_open, ~_NEWEST)).values(resend_at_ms=None)
+            )
+            rows = connection.execute(
+                select(DELIVERIES)
+                .where(
+                    due,
+                    DELIVERIES.c.channel.not_in(list(exclude)),
+                    DELIVERIES.c.channel.not_in(select(DISABLED.c.channel)),
+                )
+                .order_by(DELIVERIES.c.resend_at_ms, DELIVERIES.c.delivery_id)
+                .limit(limit)
+                .with_for_update(skip_locked=True, of=DELIVERIES)
+            ).all()
+            _lease(connection, rows, owner, now_ms, lease_ms, again=True)
+        return [_claimed(row) for row in rows]
+
+    def delivered(
+        self, delivery_id: str, owner: str, now_ms: int, *, resend_at_ms: int | None = None
+    ) -> bool:
+        """The channel has taken it; it is sent again from `resend_at_ms` on while its incident lasts."""
         values = {"status": "delivered", "delivered_at_ms": now_ms, "finished_at_ms": now_ms}
-        return self._end_lease(delivery_id, owner, {**values, "last_error": None})
+        return self._end_lease(
+            delivery_id, owner, {**values, "last_error": None, "resend_at_ms": resend_at_ms}
+        )
+
+    def resent(self, delivery_id: str, owner: str, *, resend_at_ms: int, error: str | None) -> bool:
+        """A delivered notification was sent again, in vain if there is an `error`; it stays delivered."""
+        cleaned = None if error is None else text.clean(error, ERROR_LENGTH)
+        values = {"status": "delivered", "resend_at_ms": resend_at_ms, "last_error": cleaned}
+        return self._end_lease(delivery_id, owner, values)
 
     def failed(self, delivery_id: str, owner: str, *, retry_at_ms: int, error: str) -> bool:
         """The attempt failed; it is due again at `retry_at_ms`."""
@@ -174,3 +227,34 @@ class Outbox:
             .where(DELIVERIES.c.status == "pending", DELIVERIES.c.channel.in_(select(DISABLED.c.channel)))
             .values(status="dead", finished_at_ms=now_ms, last_error="the channel is disabled")
         ).rowcount
+
+
+def _lease(
+    connection: Connection,
+    rows: Sequence[Row[Any]],
+    owner: str,
+    now_ms: int,
+    lease_ms: int,
+    *,
+    again: bool = False,
+) -> None:
+    """Take rows until now_ms + lease_ms; `again`: a repetition, which is no further attempt."""
+    if rows:
+        lease = {"b_owner": owner, "b_lease_until_ms": now_ms + lease_ms, "b_now_ms": now_ms}
+        taken = [{"b_delivery_id": row.delivery_id, **lease, "b_attempt": int(not again)} for row in rows]
+        connection.execute(_TAKE, taken)
+
+
+def _claimed(row: Row[Any]) -> ClaimedDelivery:
+    """The row as it was before the claim."""
+    return ClaimedDelivery(
+        delivery_id=row.delivery_id,
+        incident_id=row.incident_id,
+        event=row.event,
+        channel=row.channel,
+        payload=row.payload,
+        attempts=row.attempts,
+        created_at_ms=row.created_at_ms,
+        first_attempt_at_ms=row.first_attempt_at_ms,
+        delivered_at_ms=row.delivered_at_ms,
+    )

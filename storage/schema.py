@@ -318,8 +318,15 @@ class DeliveryTable(Base):
     delivered_at_ms: Mapped[int | None]
     finished_at_ms: Mapped[int | None]  # delivered or given up
     last_error: Mapped[str | None]
+    resend_at_ms: Mapped[int | None]  # of a delivered one: when the receiver is told again
 
     __table_args__ = (
+        Index(
+            "deliveries_resend",
+            "resend_at_ms",
+            sqlite_where=text("resend_at_ms IS NOT NULL"),
+            postgresql_where=text("resend_at_ms IS NOT NULL"),
+        ),
         Index("deliveries_order", "incident_id", "channel", "sequence"),
         Index(
             "deliveries_due",

@@ -261,6 +261,7 @@ class ClaimedDelivery:
     attempts: int  # made before this one
     created_at_ms: int
     first_attempt_at_ms: int | None
+    delivered_at_ms: int | None = None  # it had arrived before: this is a repetition
 
 
 @dataclass(frozen=True, slots=True)

@@ -331,6 +331,38 @@ class Postgres(Service):
                 return
 
 
+class Alertmanager(Service):
+    """One Alertmanager that passes everything on to a webhook at once; its API is at `url`."""
+
+    def __init__(self, owner_pid: int | None = None, *, webhook_url: str) -> None:
+        super().__init__(owner_pid)
+        (self.port,) = free_ports(1)
+        self.webhook_url = webhook_url
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> Alertmanager:
+        (self.directory / "alertmanager.yml").write_text(
+            "route: {receiver: hook, group_by: [alertname, incident_id], group_wait: 0s, "
+            "group_interval: 1s, repeat_interval: 1h}\n"
+            "receivers: [{name: hook, webhook_configs: "
+            f"[{{url: '{self.webhook_url}', send_resolved: true}}]}}]\n"
+        )
+        self.launch()
+        return self
+
+    def command(self) -> list[str]:
+        return [
+            need("prometheus-alertmanager", "prometheus-alertmanager"),
+            "--config.file=alertmanager.yml",
+            f"--storage.path={self.directory / 'data'}",
+            f"--web.listen-address=127.0.0.1:{self.port}",
+            "--cluster.listen-address=",
+        ]
+
+
 def as_user(name: str | None) -> dict[str, object]:
     """Arguments of subprocess that run a program as another user."""
     if name is None:

@@ -9,16 +9,19 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from monitor.cli import COMMANDS, build_app
 from monitor.commands.common import DEFAULT_URL, database_url
 from monitor.config import load
+from monitor.config_channels import ChannelType
 from monitor.doctor import redact_url
 from monitor.listen import Received, Receiver
 from tests import services
+from tests.notices import ROUTING_KEY
+from tests.receivers import hook
 from tests.stored import CALM, populate
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -272,6 +275,8 @@ def test_secrets_are_not_shown(call: Callable[..., tuple[int, str, str]], tmp_pa
     file.write_text(
         '[database]\nurl = "postgresql://ada:hunter2@db/x"\n'
         f'[channels.a]\nurl = "https://hooks.example.org/T0/hunter2?key=hunter2"\nsecret = "{SECRET}"\n'
+        '[channels.b]\ntype = "apprise"\nurl = "tgram://123456789:abcdefg_hunter2/12345"\n'
+        '[[routes]]\nchannels = ["a"]\n'
     )
     for command in (["config", "show"], ["config", "show", "--json"], ["config", "check"]):
         code, out, err = call(*command, "--config", str(file))
@@ -309,6 +314,34 @@ def test_a_test_notification_arrives_signed(
     assert [(r.verified, r.payload["type"]) for r in got] == [(True, "test")]
     done = run("notify", "test", "a", "--config", str(file))
     assert done.returncode == 1 and "not delivered" in done.stderr
+
+
+@pytest.mark.parametrize("kind", get_args(ChannelType))
+def test_a_test_notification_reaches_a_channel_of_every_type_and_doctor_finds_it(
+    call: Callable[..., tuple[int, str, str]], tmp_path: Path, kind: str
+) -> None:
+    with hook(200) as server:
+        url = server.url.replace("http://", "json://") if kind == "apprise" else server.url
+        secret = {"pagerduty": ROUTING_KEY, "slack": "", "apprise": "", "alertmanager": ""}.get(kind, SECRET)
+        file = tmp_path / "c.toml"
+        file.write_text(
+            '[source]\nkind = "stdin"\n'
+            f'[channels.a]\ntype = "{kind}"\nurl = "{url}"\nallow_private = true\n'
+            + (f'secret = "{secret}"\n' if secret else "")
+        )
+        code, out, _ = call("notify", "test", "a", "--config", str(file))
+        assert code == 0 and out.startswith("a: delivered")
+        assert b"A test message" in server.requests[0][1] or b"nothing is wrong" in server.requests[0][1]
+        database = ("--database", f"sqlite:///{tmp_path / 'x.db'}")
+        code, out, _ = call("doctor", "--config", str(file), *database, "--json")
+        mine = [row for row in json.loads(out) if row["check"] == "channels.a"]
+        assert code == 0 and mine and all(row["ok"] for row in mine), out
+    file.write_text(file.read_text().replace("allow_private = true", ""))
+    if kind != "apprise":  # what apprise connects to is known only when it does
+        code, out, _ = call("doctor", "--config", str(file), *database, "--json")
+        failed = [row for row in json.loads(out) if not row["ok"]]
+        assert code == 1 and [row["check"] for row in failed] == ["channels.a"]
+        assert "allow_private" in failed[0]["fix"]
 
 
 @pytest.mark.kafka

@@ -1,4 +1,4 @@
-"""A webhook: one signed POST to a guarded address, within one deadline."""
+"""HTTP channels: one POST, signed where there is a secret, to a guarded address, within one deadline."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import Any
 
 import httpx2
 
-from monitor.channels.base import Outcome
+from monitor.channels.base import Outcome, Shape
+from monitor.channels.secrets import signing_keys, url_of
 from monitor.channels.ssrf import Resolver, Target, TargetRefused, addresses, parse, system_resolver
-from monitor.channels.standard_webhooks import HEADER_ID, HEADER_TIMESTAMP, parse_secrets, sign
+from monitor.channels.standard_webhooks import HEADER_ID, HEADER_TIMESTAMP, sign
 from monitor.clock import Clock
 from monitor.config import ChannelSettings
 from monitor.errors import ConfigError
@@ -23,43 +24,29 @@ from storage.types import ClaimedDelivery
 USER_AGENT = "inferwatch"
 
 
-def secrets_of(name: str, settings: ChannelSettings, environment: Mapping[str, str]) -> list[bytes]:
-    """The signing keys of a channel, none if it has no secret. Raises ConfigError."""
-    text = settings.secret.get_secret_value() if settings.secret is not None else ""
-    if settings.secret_env is not None:
-        text = environment.get(settings.secret_env, "")
-        if not text:
-            key = f"channels.{name}.secret_env"
-            raise ConfigError(key, settings.secret_env, "the environment variable is not set")
-    try:
-        return parse_secrets(text) if text else []
-    except ValueError as error:
-        raise ConfigError(f"channels.{name}.secret", "***", str(error)) from None
-
-
-class WebhookChannel:
-    """Standard Webhooks over HTTP. The receiver's status decides; its body is never read.
+class HttpChannel:
+    """One kind of HTTP receiver, see `Shape`. The receiver's status decides; its body is never read.
 
     No redirect is followed, no proxy of the environment used, every attempt opens its own connection to
-    an address that the guard has checked for this attempt. Raises ConfigError for a wrong URL or secret.
+    an address that the guard has checked for this attempt. Raises ConfigError for a wrong URL.
     """
 
     def __init__(
         self,
         name: str,
         settings: ChannelSettings,
+        shape: Shape,
         *,
         timeout_s: float,
         clock: Clock,
-        environment: Mapping[str, str] | None = None,
         resolver: Resolver = system_resolver,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         try:
-            self._target: Target = parse(settings.url)
+            self._target: Target = parse(shape.url)
         except TargetRefused as error:
             raise ConfigError(f"channels.{name}.url", "***", str(error)) from None
-        self._keys = secrets_of(name, settings, os.environ if environment is None else environment)
+        self._shape = shape
         self._allow_private = settings.allow_private
         self._timeout_s = timeout_s
         self._clock = clock
@@ -76,7 +63,7 @@ class WebhookChannel:
             return Outcome(error="target_refused", detail=str(error))
         except (OSError, UnicodeError) as error:
             return Outcome(error="name_not_resolved", detail=f"{self._target.host}: {error}"[:200])
-        attempt = _Attempt()
+        body, attempt = self._shape.body(delivery), _Attempt()
         with self._lock:
             if self._closed:
                 return Outcome(error="stopped")
@@ -85,7 +72,7 @@ class WebhookChannel:
         deadline.daemon = True
         deadline.start()
         try:
-            return self._post(delivery, found, attempt)
+            return self._post(delivery.delivery_id, body, found, attempt)
         finally:
             deadline.cancel()
             with self._lock:
@@ -98,16 +85,16 @@ class WebhookChannel:
         for attempt in on_their_way:
             attempt.abort("stopped")
 
-    def _post(self, delivery: ClaimedDelivery, found: list[str], attempt: _Attempt) -> Outcome:
+    def _post(self, delivery_id: str, body: bytes, found: list[str], attempt: _Attempt) -> Outcome:
         """Try the addresses in turn until one accepts a connection."""
         outcome = Outcome(error="connect_failed")
         for address in found:
-            outcome = self._post_to(address, delivery, attempt)
+            outcome = self._post_to(address, delivery_id, body, attempt)
             if outcome.error != "connect_failed" or attempt.aborted:
                 break
         return Outcome(error=attempt.aborted) if outcome.error and attempt.aborted else outcome
 
-    def _post_to(self, address: str, delivery: ClaimedDelivery, attempt: _Attempt) -> Outcome:
+    def _post_to(self, address: str, delivery_id: str, body: bytes, attempt: _Attempt) -> Outcome:
         extensions: dict[str, Any] = {"trace": attempt.trace}
         if not self._target.is_literal:
             extensions["sni_hostname"] = self._target.host  # what the certificate must name
@@ -121,8 +108,8 @@ class WebhookChannel:
                 request = client.build_request(
                     "POST",
                     self._target.url_at(address),
-                    content=delivery.payload.encode(),
-                    headers=self._headers(delivery),
+                    content=body,
+                    headers=self._headers(delivery_id, body),
                     extensions=extensions,
                 )
                 response = client.send(request, stream=True)
@@ -139,20 +126,52 @@ class WebhookChannel:
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
             return Outcome(error="broken_response", detail=type(error).__name__)
 
-    def _headers(self, delivery: ClaimedDelivery) -> dict[str, str]:
-        timestamp_s = self._clock.now_ms() // 1000
-        headers = {HEADER_ID: delivery.delivery_id, HEADER_TIMESTAMP: str(timestamp_s)}
-        if self._keys:
-            headers = sign(self._keys, delivery.delivery_id, timestamp_s, delivery.payload.encode())
+    def _headers(self, delivery_id: str, body: bytes) -> dict[str, str]:
+        timestamp_s, shape = self._clock.now_ms() // 1000, self._shape
+        headers = {HEADER_ID: delivery_id, HEADER_TIMESTAMP: str(timestamp_s)}
+        if shape.keys:
+            headers = sign(shape.keys, delivery_id, timestamp_s, body)
         return {
             **headers,
+            **shape.headers,
             "host": self._target.host_header,
-            "content-type": "application/json",
+            "content-type": shape.content_type,
             "user-agent": USER_AGENT,
             "accept": "*/*",
             "accept-encoding": "identity",
             "connection": "close",
         }
+
+
+class WebhookChannel(HttpChannel):
+    """Standard Webhooks: the stored payload as it is. Raises ConfigError for a wrong URL or secret."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: ChannelSettings,
+        *,
+        timeout_s: float,
+        clock: Clock,
+        environment: Mapping[str, str] | None = None,
+        resolver: Resolver = system_resolver,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        variables = os.environ if environment is None else environment
+        shape = Shape(
+            url=url_of(name, settings, variables),
+            body=lambda delivery: delivery.payload.encode(),
+            keys=signing_keys(name, settings, variables),
+        )
+        super().__init__(
+            name,
+            settings,
+            shape,
+            timeout_s=timeout_s,
+            clock=clock,
+            resolver=resolver,
+            ssl_context=ssl_context,
+        )
 
 
 class _Attempt:

@@ -1,4 +1,4 @@
-"""`inferwatch evaluate windows` and `inferwatch evaluate nab`."""
+"""`inferwatch evaluate`: ready-made series from files, and what another budget would have found."""
 
 from __future__ import annotations
 
@@ -8,20 +8,88 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from monitor.commands.common import ConfigOption, DatabaseOption, JsonOption, group
-from monitor.output import print_json, say
+from monitor.clock import SystemClock
+from monitor.commands.common import (
+    ConfigOption,
+    DatabaseOption,
+    JsonOption,
+    SinceOption,
+    load_settings,
+    reading,
+)
+from monitor.output import parse_time, print_json, print_rows, say
 
 if TYPE_CHECKING:
     from monitor.evaluate import Evaluated
+    from monitor.what_if import Judged
 
     Evaluate = Callable[..., list[Evaluated]]
 
-evaluate_app = group("Score ready-made series from files; labels are never looked at.")
+evaluate_app = typer.Typer(
+    help="Score ready-made series from files (labels are never looked at), or judge stored windows anew.",
+    no_args_is_help=True,
+    invoke_without_command=True,
+    pretty_exceptions_enable=False,
+)
+BUDGETS = "acceptable false alarms per series and week"
 
+SeriesOption = Annotated[str | None, typer.Option("--series", metavar="NAME", help="only this series")]
 DirectoryArgument = Annotated[Path, typer.Argument(metavar="DIR", help="where the series are")]
 ScoresOption = Annotated[
     Path, typer.Option("--scores", metavar="OUT", help="folder for files of timestamp,score,alarm")
 ]
+
+
+@evaluate_app.callback()
+def evaluate_root(
+    context: typer.Context,
+    what_if: Annotated[
+        list[float] | None,
+        typer.Option("--what-if", metavar="BUDGET", help="as `evaluate what-if`; may stand several times"),
+    ] = None,
+    since: SinceOption = None,
+    series: SeriesOption = None,
+    config: ConfigOption = None,
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        evaluate_what_if(what_if or [], since, series, config, database, as_json)
+    elif what_if:
+        raise typer.BadParameter("stands alone, without another command", param_hint="--what-if")
+
+
+@evaluate_app.command("what-if")
+def evaluate_what_if(
+    budgets: Annotated[list[float], typer.Argument(metavar="BUDGET...", help=BUDGETS)],
+    since: SinceOption = None,
+    series: SeriesOption = None,
+    config: ConfigOption = None,
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What would have fired with other budgets, from stored scores; 7d counts back from the newest window."""
+    from monitor import what_if
+    from storage import terminal
+    from storage.models import ModelRegistry
+
+    if not budgets or not all(0 < budget <= 100 for budget in budgets):
+        raise typer.BadParameter("name budgets above 0 and up to 100", param_hint="BUDGET")
+    detection = load_settings(config, database).detection
+    with reading(config, database) as engine:
+        registry = ModelRegistry(engine)
+        levels = what_if.levels_of(registry.champion_artifact())
+        newest = terminal.newest_window(engine)
+        at_ms = parse_since(since or "7d", None if newest is None else newest[1])
+        judged = what_if.judge(
+            engine,
+            levels,
+            [detection.false_alarms_per_week, *budgets],
+            since_ms=at_ms,
+            series=series,
+            resolve_after_windows=detection.resolve_after_windows,
+        )
+    _print_judged(judged, levels.version, as_json)
 
 
 @evaluate_app.command("windows")
@@ -59,3 +127,38 @@ def _run(evaluate: Evaluate, directory: Path, scores: Path, as_json: bool) -> No
     done = evaluate(directory, scores, progress=None if as_json else show)
     if as_json:
         print_json([{"file": one.file, "rows": one.rows, "alarms": one.alarms} for one in done])
+
+
+def parse_since(text: str, newest_ms: int | None) -> int:
+    """A time; durations count back from the newest window, so that a log of last year can be asked too."""
+    try:
+        return parse_time(text, SystemClock().now_ms() if newest_ms is None else newest_ms)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--since") from None
+
+
+def _print_judged(judged: list[Judged], version: str, as_json: bool) -> None:
+    if as_json:
+        print_json({"model_version": version, "budgets": [one.as_json() for one in judged]})
+        return
+    configured, others = judged[0], judged[1:]
+    rows = [
+        {
+            "budget": one.budget,
+            "alerts": len(one.episodes),
+            "windows": one.windows,
+            "series": len({e.series for e in one.episodes}),
+            "new": len(one.beside(configured)),
+            "gone": len(configured.beside(one)),
+            "": "configured" if one is configured else "",
+        }
+        for one in judged
+    ]
+    print_rows(rows, ("budget", "alerts", "windows", "series", "new", "gone", ""), empty="no windows")
+    for one in others:
+        for title, found in (("more", one.beside(configured)), ("no more", configured.beside(one))):
+            for episode in found[:20]:
+                row = episode.as_json()
+                say(f"budget {one.budget:g}, {title}: {row['start']} to {row['end']} {episode.series}")
+            if len(found) > 20:
+                say(f"budget {one.budget:g}, {title}: and {len(found) - 20} others")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -93,13 +93,16 @@ def series(
 
 @silences_app.command("list")
 def list_silences(
-    config: ConfigOption = None, database: DatabaseOption = None, as_json: JsonOption = False
+    config: ConfigOption = None,
+    database: DatabaseOption = None,
+    since: SinceOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Silences, the newest first."""
+    """Silences, the newest first; with --since those that had not ended by then."""
     from storage import queries
 
     with reading(config, database) as engine:
-        rows = queries.silences(engine)
+        rows = newer(queries.silences(engine), "ends_at", since)
     columns = ("silence_id", "starts_at", "ends_at", "matchers", "created_by", "comment")
     print_rows(rows, columns, empty="no silences", as_json=as_json)
 
@@ -144,6 +147,12 @@ def add_silence(
         print_json({"silence_id": silence.silence_id, "matchers": wanted, "ends_at": rfc3339(ends_at_ms)})
     else:
         say(f"{silence.silence_id} until {rfc3339(ends_at_ms)}")
+
+
+def newer(rows: list[dict[str, Any]], column: str, since: str | None) -> list[dict[str, Any]]:
+    """Rows whose time in `column` is not before `since`."""
+    at_ms = since_ms(since)
+    return rows if at_ms is None else [row for row in rows if row[column].timestamp() * 1000 >= at_ms]
 
 
 def parse_matcher(text: str) -> tuple[str, str]:
@@ -204,13 +213,16 @@ def retry_delivery(
 
 @models_app.command("list")
 def list_models(
-    config: ConfigOption = None, database: DatabaseOption = None, as_json: JsonOption = False
+    config: ConfigOption = None,
+    database: DatabaseOption = None,
+    since: SinceOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Model versions, newest first."""
     from storage import queries
 
     with reading(config, database) as engine:
-        rows = queries.models(engine)
+        rows = newer(queries.models(engine), "trained_at", since)
     print_rows(
         rows,
         ("version", "detector", "trained_at", "status", "reason"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,9 +21,11 @@ from monitor.commands.common import (
     reading,
     since_ms,
 )
-from monitor.output import cell, print_fields, print_json, print_rows, say
+from monitor.output import cell, number, print_fields, print_json, print_rows, say
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
     from storage.people import People
     from storage.types import IncidentRow
 
@@ -47,12 +49,14 @@ DETAILS = (
     "started_at",
     "opened_at",
     "acknowledged_at",
+    "acknowledged_by",
     "resolved_at",
     "resolution",
     "peak_score",
     "series",
     "labels",
 )
+MAX_CHARTED_ALERTS, MAX_CHARTED_FEATURES, MAX_CHART_WINDOWS = 3, 2, 1_440
 FEATURES = ("feature", "observed", "expected", "low", "high", "contribution")
 
 Reference = Annotated[
@@ -96,33 +100,95 @@ def show_incident(
     as_json: JsonOption = False,
 ) -> None:
     """One incident: what was seen, what was expected, what happened since, what was sent."""
-    from storage import queries
+    from storage import queries, terminal
 
     with reading(config, database) as engine:
-        found = queries.incident(engine, queries.find_incident(engine, incident))
-    if as_json:
-        print_json(found)
-    else:
-        _print_incident(found)
+        incident_id = queries.find_incident(engine, incident)
+        found = queries.incident(engine, incident_id)
+        before = terminal.earlier_incidents(engine, incident_id)
+        if as_json:
+            print_json({**found, "earlier": before})
+        else:
+            _print_incident(found, before, lambda alert: _windows_around(engine, alert))
 
 
-def _print_incident(found: Mapping[str, Any]) -> None:
+def _windows_around(engine: Engine, alert: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Windows of an alert's series from an hour before it to a little behind it."""
+    from storage import queries
+
+    start_ms, end_ms = (round(alert[name].timestamp() * 1000) for name in ("window_start", "window_end"))
+    margin_ms = max((end_ms - start_ms) // 4, 10 * 60_000)
+    since_ms = start_ms - max(margin_ms, 3_600_000)
+    return queries.windows(
+        engine, alert["series"], since_ms=since_ms, until_ms=end_ms + margin_ms, limit=MAX_CHART_WINDOWS
+    )
+
+
+def _print_incident(
+    found: Mapping[str, Any],
+    before: Sequence[Mapping[str, Any]],
+    windows_of: Callable[[Mapping[str, Any]], Sequence[Mapping[str, Any]]],
+) -> None:
     say(str(found["title"]))
-    print_fields(found, DETAILS)
-    for alert in found["alerts"]:
+    print_fields({**found, "acknowledged_by": _acknowledged_by(found)}, DETAILS)
+    for place, alert in enumerate(found["alerts"]):
         say(f"\n{alert['series']}: {alert['summary']}")
         span = f"{cell(alert['window_start'])} to {cell(alert['window_end'])}"
         say(f"{span}, {alert['rarity']}, {alert['reason']}")
         print_rows(alert["top_features"], FEATURES, empty="no features")
+        if place < MAX_CHARTED_ALERTS:
+            _print_charts(alert, windows_of(alert))
         for part in alert["slices"]:
-            say(f"concentrated in {part['field']} {part['value']}")
+            say(f"concentrated in {part['field']} {part['value']}: {part['reason']}")
+        if alert["model_versions"]:
+            say(f"versions seen: {', '.join(alert['model_versions'])}")
         if alert["exemplars"]:
             say(f"for example {', '.join(alert['exemplars'])}")
     say("\ntimeline")
     print_rows(found["events"], ("at", "kind", "actor", "reason"), empty="no events")
+    say("\nearlier incidents like it")
+    like_it = ("incident_id", "opened_at", "resolved_at", "resolution", "label", "same", "title")
+    rows = [{**row, "incident_id": str(row["incident_id"])[:8]} for row in before]
+    print_rows(rows, like_it, empty="none: it has not happened before")
     say("\ndeliveries")
     columns = ("event", "channel", "status", "attempts", "delivered_at", "last_error")
     print_rows(found["deliveries"], columns, empty="nothing was sent")
+
+
+def _acknowledged_by(found: Mapping[str, Any]) -> str:
+    seen = [event["actor"] for event in found["events"] if event["kind"] == "acknowledged"]
+    return str(seen[-1]) if seen else ""
+
+
+def _print_charts(alert: Mapping[str, Any], windows: Sequence[Mapping[str, Any]]) -> None:
+    """The worst features of an alert over time, each with the band that was expected at its worst window."""
+    from monitor.chart import Point, plot, scale
+
+    for row in alert["top_features"][:MAX_CHARTED_FEATURES]:
+        name = str(row["feature"])
+        values = [_value(window, name) for window in windows]
+        points = [
+            Point(value, bool(window["is_anomalous"])) for value, window in zip(values, windows, strict=True)
+        ]
+        low, high = row.get("low"), row.get("high")
+        lines = plot(points, low=low, high=high)
+        if not lines:
+            continue
+        bottom, top = scale(points, low, high)
+        band = "" if low is None or high is None else f", expected {number(low)} to {number(high)} (shaded)"
+        say(f"\n{name}{band}; ◆ anomalous")
+        labels = [number(top), *[""] * (len(lines) - 2), number(bottom)]
+        width = max(map(len, labels))
+        for label, line in zip(labels, lines, strict=True):
+            say(f"{label:>{width}} ┤{line}")
+        first, last = cell(windows[0]["window_start"]), cell(windows[-1]["window_end"])
+        say(f"{'':>{width}} └ {first} to {last}")
+
+
+def _value(window: Mapping[str, Any], feature: str) -> float | None:
+    bare = feature.removeprefix("metric.")
+    found = window.get(feature) if bare == feature else (window.get("metrics") or {}).get(bare)
+    return None if found is None else float(found)
 
 
 @incidents_app.command("ack")

@@ -24,7 +24,7 @@ def notify_test(
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Send one signed test message now, past the outbox, and say what the receiver answered."""
+    """Send one test message now, past the outbox, and say what the receiver answered; any type of channel."""
     import json
 
     from monitor.delivery import make_channels
@@ -39,7 +39,7 @@ def notify_test(
     body = {
         "type": "test",
         "timestamp": rfc3339(now_ms),
-        "data": {"summary": "A test message of Inferwatch."},
+        "data": {"title": "A test message", "summary": "A test message of Inferwatch; nothing is wrong."},
     }
     sender = make_channels(settings, clock)[channel]
     outcome = sender.send(
@@ -55,12 +55,9 @@ def notify_test(
         )
     )
     sender.close()
-    said = (
-        f"HTTP {outcome.status}"
-        if outcome.status is not None
-        else f"{outcome.error} {outcome.detail}".strip()
-    )
-    arrived = outcome.status is not None and 200 <= outcome.status < 300
+    answer = outcome.detail if outcome.accepted else f"{outcome.error} {outcome.detail}".strip()
+    said = f"HTTP {outcome.status}" if outcome.status is not None else answer
+    arrived = outcome.arrived
     if as_json:
         print_json({"channel": channel, "delivered": arrived, "answer": said})
     elif arrived:

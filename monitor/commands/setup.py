@@ -59,13 +59,14 @@ def config_show(
         print_json(shown)
         return
     for section, values in shown.items():
-        tables = (
-            {f"channels.{name}": v for name, v in values.items()}
-            if section == "channels"
-            else {section: values}
-        )
-        for title, options in tables.items():
-            say(f"[{title}]")
+        if section == "channels":
+            tables = [(f"[channels.{name}]", v) for name, v in values.items()]
+        elif section == "routes":
+            tables = [("[[routes]]", route) for route in values]
+        else:
+            tables = [(f"[{section}]", values)]
+        for title, options in tables:
+            say(title)
             for key, value in options.items():
                 say(f"# {key} is not set" if value is None else f"{key} = {json.dumps(value)}")
             say()
@@ -78,7 +79,10 @@ def redacted(settings: Settings) -> dict[str, Any]:
     shown = settings.model_dump(mode="json")
     shown["database"]["url"] = redact_url(settings.database.url)
     for channel in shown["channels"].values():
-        channel["url"] = redact_url(channel["url"])
+        if channel["url"] is not None:
+            scheme = channel["url"].partition("://")[0]
+            is_http = scheme in ("http", "https")
+            channel["url"] = redact_url(channel["url"]) if is_http else f"{scheme}://{HIDDEN}"
         if channel["secret"] is not None:
             channel["secret"] = HIDDEN
     return shown

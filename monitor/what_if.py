@@ -1,0 +1,205 @@
+"""What would have fired with another false-alarm budget: from the scores that are stored, without a detector.
+
+A stored score is the height of a window above its series' usual level, squashed; the height is what the
+budget's threshold is compared with (detectors/threshold.py). So the decision of every stored window can be
+made again. One thing cannot be seen: a window that is beyond doubt (a service that fails or falls silent at
+once) is lifted above whatever threshold is in force, so under a smaller budget it may be missing here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import json
+import math
+import struct
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Engine
+
+from monitor.clock import rfc3339
+from monitor.errors import InferwatchError
+from storage import terminal
+from storage.terminal import ScoredSeries
+
+WEEK_MS = 604_800_000
+MARGIN, LEARNING_WINDOWS, LEARNING_EXTRA, HOLD_BELOW, HOLD_WINDOWS = 0.7, 60, 1.0, 1.5, 5
+"""As in detectors.threshold and detectors.calibration, which load a compiler; a test holds them together."""
+_HEAD = struct.Struct("<4sI32s")
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """How often clean series score above each level, as a model learned it in training."""
+
+    version: str
+    heights: tuple[float, ...]
+    events_per_week: tuple[float, ...]  # at 60 s windows
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """Windows that would have been one alert."""
+
+    series: str
+    start_ms: int
+    end_ms: int  # end of its newest anomalous window
+    peak_score: float
+
+    def as_json(self) -> dict[str, object]:
+        times = {"start": rfc3339(self.start_ms), "end": rfc3339(self.end_ms)}
+        return {"series": self.series, **times, "peak_score": round(self.peak_score, 6)}
+
+    def overlaps(self, other: Episode) -> bool:
+        same = self.series == other.series
+        return same and self.start_ms < other.end_ms and other.start_ms < self.end_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What one budget makes of the stored windows."""
+
+    budget: float
+    threshold: float
+    windows: int  # anomalous ones
+    episodes: list[Episode]
+
+    def beside(self, other: Judged) -> list[Episode]:
+        """Episodes that the other budget does not have, not even in part."""
+        return [mine for mine in self.episodes if not any(mine.overlaps(theirs) for theirs in other.episodes)]
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            "budget": self.budget,
+            "alerts": len(self.episodes),
+            "windows": self.windows,
+            "threshold_score": round(score_of(self.threshold), 6),
+            "episodes": [episode.as_json() for episode in self.episodes],
+        }
+
+
+def judge(
+    engine: Engine,
+    levels: Levels,
+    budgets: Sequence[float],
+    *,
+    since_ms: int | None,
+    series: str | None,
+    resolve_after_windows: int,
+) -> list[Judged]:
+    """One answer per budget, in their order; equal budgets once each."""
+    newest = terminal.newest_window(engine)
+    window_ms = newest[1] - newest[0] if newest is not None else 60_000
+    wanted = {budget: threshold_for(levels, budget, window_ms) for budget in budgets}
+    found: dict[float, tuple[int, list[Episode]]] = {budget: (0, []) for budget in wanted}
+    least = score_of(min(wanted.values()))
+    for windows in terminal.scored_series(
+        engine, since_ms=since_ms, until_ms=None, series=series, min_score=least
+    ):
+        for budget, threshold in wanted.items():
+            flags = alarms(windows.scores, windows.windows_before, threshold)
+            count, known = found[budget]
+            found[budget] = (
+                count + sum(flags),
+                known + episodes(windows, flags, resolve_after_windows),
+            )
+    return [
+        Judged(budget, wanted[budget], count, sorted(all_, key=lambda e: (e.start_ms, e.series)))
+        for budget, (count, all_) in found.items()
+    ]
+
+
+def levels_of(artifact: bytes | None) -> Levels:
+    """The levels of a stored model, or of the one that ships with the package.
+
+    Raises InferwatchError for bytes that are no model or were changed.
+    """
+    if artifact is None:
+        prior = importlib.resources.files("detectors") / "prior" / "prior.iwm"
+        artifact = prior.read_bytes()
+    try:
+        magic, length, digest = _HEAD.unpack_from(artifact)
+        text = artifact[_HEAD.size : _HEAD.size + length]
+        if magic != b"IWM1" or hashlib.sha256(text).digest() != digest:
+            raise ValueError("the manifest was changed")
+        manifest = json.loads(text)
+        at = _HEAD.size + length
+        for name, size, expected in manifest["parts"]:
+            part, at = artifact[at : at + size], at + size
+            if name == "calibration.json" and hashlib.sha256(part).hexdigest() == expected:
+                raw = json.loads(part)
+                events = tuple(map(float, raw["events_per_week"]))
+                return Levels(manifest["version"], tuple(map(float, raw["levels"])), events)
+    except (struct.error, ValueError, KeyError, TypeError) as error:
+        raise InferwatchError(f"the model in force cannot be read: {error}") from None
+    raise InferwatchError("the model in force holds no calibration")
+
+
+def threshold_for(levels: Levels, budget_per_week: float, window_ms: int) -> float:
+    """The height that clean series exceed `budget_per_week` times a week, in clusters."""
+    wanted = math.log(MARGIN * budget_per_week * 10_080.0 / (WEEK_MS / window_ms))
+    logs: list[float] = []
+    for events in levels.events_per_week:
+        log = math.log(max(events, 1e-9))
+        logs.append(min(log, logs[-1]) if logs else log)
+    heights = levels.heights
+    if wanted >= logs[0]:
+        return heights[0]
+    if wanted >= logs[-1]:
+        return _between([-log for log in logs], heights, -wanted)
+    slope = min((logs[-1] - logs[-6]) / (heights[-1] - heights[-6]), -0.05)
+    return heights[-1] + (wanted - logs[-1]) / slope
+
+
+def _between(xs: Sequence[float], ys: Sequence[float], x: float) -> float:
+    """Linear between ascending points."""
+    right = bisect_left(xs, x)
+    if right == 0:
+        return ys[0]
+    left = right - 1
+    if xs[right] == xs[left]:
+        return ys[right]
+    return ys[left] + (ys[right] - ys[left]) * (x - xs[left]) / (xs[right] - xs[left])
+
+
+def height_of(score: float) -> float:
+    """The height that a stored score in [0, 1] was squashed from."""
+    bounded = min(max(score, 1e-17), 1.0 - 1e-16)
+    return 2.0 * math.log(bounded / (1.0 - bounded))
+
+
+def score_of(height: float) -> float:
+    """The score that is stored for a height."""
+    return 1.0 / (1.0 + math.exp(-min(max(height / 2.0, -40.0), 40.0)))
+
+
+def alarms(scores: Sequence[float], windows_before: int, threshold: float) -> list[bool]:
+    """The decision of each window, in order; `windows_before`: how many the series had had by then."""
+    found, hold = [], 0
+    for number, score in enumerate(scores, start=windows_before + 1):
+        height = height_of(score)
+        bar = threshold + (LEARNING_EXTRA if number <= LEARNING_WINDOWS else 0.0)
+        alarm = height > bar or (hold > 0 and height > bar - HOLD_BELOW)
+        hold = HOLD_WINDOWS if alarm else max(hold - 1, 0)
+        found.append(alarm)
+    return found
+
+
+def episodes(windows: ScoredSeries, flags: Sequence[bool], resolve_after_windows: int) -> list[Episode]:
+    """Anomalous windows joined as alerts join them: calm for `resolve_after_windows` ends one."""
+    found: list[Episode] = []
+    calm = resolve_after_windows
+    for start_ms, score, flag in zip(windows.starts_ms, windows.scores, flags, strict=True):
+        if not flag:
+            calm += 1
+            continue
+        end_ms = start_ms + windows.window_ms
+        if calm >= resolve_after_windows or not found:
+            found.append(Episode(windows.series, start_ms, end_ms, score))
+        else:
+            last = found[-1]
+            found[-1] = Episode(last.series, last.start_ms, end_ms, max(last.peak_score, score))
+        calm = 0
+    return found

@@ -1,0 +1,172 @@
+"""What the terminal asks beside storage.queries: scores, earlier incidents, one overview."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Engine, case, desc, func, select
+
+from storage import queries, schema
+from storage.engine import reading
+from storage.schema import table
+from storage.shown import Row, rows, time_of
+
+SERIES, WINDOWS, PARTITIONS = (
+    table(schema.SeriesTable),
+    table(schema.WindowTable),
+    table(schema.PartitionTable),
+)
+INCIDENTS, ALERTS, LINKS = (
+    table(schema.IncidentTable),
+    table(schema.AlertTable),
+    table(schema.IncidentAlertTable),
+)
+DELIVERIES = table(schema.DeliveryTable)
+MAX_CANDIDATES = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredSeries:
+    """Windows of one series in order, with how many it had had before the first of them."""
+
+    series: str
+    windows_before: int
+    starts_ms: list[int]
+    window_ms: int
+    scores: list[float]  # in [0, 1]
+    is_anomalous: list[bool]
+
+
+def scored_series(
+    engine: Engine, *, since_ms: int | None, until_ms: int | None, series: str | None, min_score: float
+) -> Iterator[ScoredSeries]:
+    """Series with a window of at least `min_score` in [since_ms, until_ms): all their windows there."""
+    inside = [WINDOWS.c.window_start_ms >= since_ms] if since_ms is not None else []
+    inside += [WINDOWS.c.window_start_ms < until_ms] if until_ms is not None else []
+    worth = select(WINDOWS.c.series_id).where(WINDOWS.c.score >= min_score, *inside)
+    chosen = select(SERIES.c.id, SERIES.c.name, SERIES.c.windows).where(SERIES.c.id.in_(worth))
+    if series is not None:
+        chosen = chosen.where(SERIES.c.name == series)
+    with reading(engine) as connection:
+        for row in connection.execute(chosen.order_by(SERIES.c.name)).all():
+            of_it = WINDOWS.c.series_id == row.id
+            first = inside[0] if since_ms is not None else WINDOWS.c.window_start_ms >= 0
+            later = connection.execute(
+                select(func.count()).select_from(WINDOWS).where(of_it, first)
+            ).scalar_one()
+            found = connection.execute(
+                select(
+                    WINDOWS.c.window_start_ms,
+                    WINDOWS.c.window_end_ms,
+                    WINDOWS.c.score,
+                    WINDOWS.c.is_anomalous,
+                )
+                .where(of_it, *inside)
+                .order_by(WINDOWS.c.window_start_ms)
+            ).all()
+            yield ScoredSeries(
+                series=row.name,
+                windows_before=row.windows - later,
+                starts_ms=[w.window_start_ms for w in found],
+                window_ms=found[0].window_end_ms - found[0].window_start_ms,
+                scores=[w.score for w in found],
+                is_anomalous=[bool(w.is_anomalous) for w in found],
+            )
+
+
+def newest_window(engine: Engine) -> tuple[int, int] | None:
+    """Start and end, ms, of the newest window of any series; None without one."""
+    newest = (
+        select(SERIES.c.id, SERIES.c.last_window_start_ms)
+        .where(SERIES.c.last_window_start_ms.is_not(None))
+        .order_by(desc(SERIES.c.last_window_start_ms), SERIES.c.id)
+        .limit(1)
+        .subquery()
+    )
+    statement = select(WINDOWS.c.window_start_ms, WINDOWS.c.window_end_ms).join(
+        newest,
+        (newest.c.id == WINDOWS.c.series_id) & (newest.c.last_window_start_ms == WINDOWS.c.window_start_ms),
+    )
+    with reading(engine) as connection:
+        found = connection.execute(statement).first()
+    return None if found is None else (found.window_start_ms, found.window_end_ms)
+
+
+def earlier_incidents(engine: Engine, incident_id: str, limit: int = 5) -> list[Row]:
+    """Incidents opened before this one on one of its series, or of its models with the same worst feature.
+
+    Newest first, with `same` ("series" or "feature") and the label a person gave, if any.
+    """
+    mine = queries.alerts(engine, incident_id=incident_id, limit=1_000)
+    series = {str(alert["series"]) for alert in mine}
+    models = sorted({str(alert["model"]) for alert in mine})
+    features = {_worst(alert) for alert in mine} - {None}
+    this = select(INCIDENTS.c.opened_at_ms).where(INCIDENTS.c.incident_id == incident_id).scalar_subquery()
+    statement = (
+        select(INCIDENTS.c.incident_id, ALERTS.c.series, ALERTS.c.top_features)
+        .join(LINKS, LINKS.c.incident_id == INCIDENTS.c.incident_id)
+        .join(ALERTS, ALERTS.c.alert_id == LINKS.c.alert_id)
+        .where(
+            INCIDENTS.c.incident_id != incident_id,
+            INCIDENTS.c.opened_at_ms <= this,
+            ALERTS.c.model.in_(models),
+            ALERTS.c.status != "withdrawn",
+        )
+        .order_by(desc(INCIDENTS.c.opened_at_ms), desc(INCIDENTS.c.incident_id))
+        .limit(MAX_CANDIDATES)
+    )
+    same: dict[str, str] = {}
+    for row in rows(engine, statement):
+        if row["series"] in series:
+            same[row["incident_id"]] = "series"
+        elif _worst(row) in features:
+            same.setdefault(row["incident_id"], "feature")
+    newest = list(same)[:limit]
+    labels = queries._labels(engine, newest)
+    chosen = select(INCIDENTS).where(INCIDENTS.c.incident_id.in_(newest))
+    found = {row["incident_id"]: queries._incident(row) for row in rows(engine, chosen)}
+    return [
+        {**found[i], "same": same[i], "label": labels[i][-1]["label"] if i in labels else None}
+        for i in newest
+    ]
+
+
+def _worst(alert: Any) -> str | None:
+    features = alert["top_features"]
+    return str(features[0]["feature"]) if features else None
+
+
+def overview(engine: Engine, *, series_limit: int = 10) -> dict[str, Any]:
+    """Everything `inferwatch top` shows at once."""
+    severity = case({"critical": 0, "major": 1}, value=INCIDENTS.c.severity, else_=2)
+    unresolved = (
+        select(INCIDENTS)
+        .where(INCIDENTS.c.status != "resolved")
+        .order_by(severity, desc(INCIDENTS.c.opened_at_ms), INCIDENTS.c.incident_id)
+        .limit(20)
+    )
+    worst = (
+        select(
+            SERIES.c.name.label("series"),
+            SERIES.c.last_window_start_ms,
+            SERIES.c.last_score,
+            SERIES.c.last_is_anomalous,
+        )
+        .where(SERIES.c.last_score.is_not(None))
+        .order_by(desc(SERIES.c.last_score), SERIES.c.name)
+        .limit(series_limit)
+    )
+    with reading(engine) as connection:
+        counts = connection.execute(
+            select(DELIVERIES.c.status, func.count()).group_by(DELIVERIES.c.status)
+        ).all()
+        watermark_ms = connection.execute(select(func.min(PARTITIONS.c.watermark_ms))).scalar()
+    return {
+        "event_time": time_of(watermark_ms),
+        "totals": queries.totals(engine),
+        "incidents": [queries._incident(row) for row in rows(engine, unresolved)],
+        "series": rows(engine, worst),
+        "deliveries": {row[0]: row[1] for row in counts},
+    }
