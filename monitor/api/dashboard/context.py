@@ -7,6 +7,7 @@ from urllib.parse import urlencode
 
 from fastapi import Request
 from sqlalchemy import Engine
+from starlette.routing import Match
 
 from monitor.api.dashboard.render import epoch_ms
 from monitor.clock import Clock
@@ -56,7 +57,9 @@ def base(request: Request, engine: Engine, clock: Clock) -> dict[str, Any]:
 
 
 def _has_route(request: Request, path: str) -> bool:
-    return any(getattr(route, "path", None) == path for route in request.app.routes)
+    """True when the application answers GET at `path`: the pages may be served without the API."""
+    asked = {**request.scope, "path": path, "method": "GET", "root_path": ""}
+    return any(route.matches(asked)[0] is Match.FULL for route in request.app.routes)
 
 
 def paging(request: Request, *, page: int, size: int, total: int) -> dict[str, Any]:
