@@ -312,8 +312,6 @@ SHOTS = {
     "incident-page-dark": ("LARGE", 1280, "dark"),
     "incident-phone": ("LARGE", 390, "light"),
     "series-page": (f"/series/{quote(LARGE, safe='')}", 1280, "light"),
-    "models-page": ("/models", 1280, "light"),
-    "sources-page": ("/sources", 1280, "light"),
 }
 
 
