@@ -35,7 +35,7 @@ DEPLOYMENTS, TRAININGS = table(schema.DeploymentTable), table(schema.TrainingTab
 DISABLED = table(schema.ChannelTable)
 SCORES = ("score", "gbdt_score", "lstm_score", "tail_probability")
 METRIC_PREFIX = "metric."
-MAX_REASONS = 200
+MAX_REASONS, MAX_LEADING = 200, 5_000
 SIMILAR_CANDIDATES = 500
 _RANK = case((INCIDENTS.c.severity == "critical", 0), (INCIDENTS.c.severity == "major", 1), else_=2)
 _DONE = case((INCIDENTS.c.status == "resolved", 1), else_=0)
@@ -102,9 +102,13 @@ def leading_alerts(engine: Engine, incident_ids: Sequence[str]) -> dict[str, Row
         select(ALERTS, LINKS.c.incident_id)
         .join(LINKS, LINKS.c.alert_id == ALERTS.c.alert_id)
         .where(LINKS.c.incident_id.in_(list(incident_ids)), ALERTS.c.status != "withdrawn")
-        .order_by(ALERTS.c.score, desc(ALERTS.c.window_start_ms), desc(ALERTS.c.alert_id))
+        .order_by(desc(ALERTS.c.score), ALERTS.c.window_start_ms, ALERTS.c.alert_id)
+        .limit(MAX_LEADING)
     )
-    return {str(row["incident_id"]): row for row in _rows(engine, statement)}
+    leading: dict[str, Row] = {}
+    for row in _rows(engine, statement):
+        leading.setdefault(str(row["incident_id"]), row)
+    return leading
 
 
 def delivery_counts(engine: Engine, incident_ids: Sequence[str]) -> dict[str, dict[str, int]]:
@@ -216,10 +220,11 @@ def similar_incidents(
     """Other incidents of the same models, the most alike first.
 
     `likeness` counts guilty features in common, twice for the first one, plus one for the same series;
-    what shares no feature is left out. A row is an incident with `features` (best first) and `likeness`.
+    what shares no feature is left out. Where nothing is to blame (`features` is empty) the same series is
+    what counts. A row is an incident with `features` (best first) and `likeness`.
     """
     wanted, names = list(features), sorted(set(models))
-    if not wanted or not names:
+    if not names:
         return []
     statement = (
         select(ALERTS.c.series, ALERTS.c.top_features, LINKS.c.incident_id)
@@ -233,8 +238,8 @@ def similar_incidents(
     for row in _rows(engine, statement):
         theirs = [str(f["feature"]) for f in row["top_features"][:3]]
         likeness = sum(1 for f in theirs if f in wanted[:3])
-        likeness += 1 if theirs and theirs[0] == wanted[0] else 0
-        if likeness == 0:
+        likeness += 1 if theirs[:1] == wanted[:1] != [] else 0
+        if likeness == 0 and wanted:
             continue
         likeness += 1 if row["series"] in mine else 0
         if likeness > best.get(row["incident_id"], (0, []))[0]:

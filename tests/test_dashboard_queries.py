@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +17,16 @@ from monitor.api import pages
 from monitor.api.app import create_app
 from monitor.api.server import serve_in_thread
 from monitor.clock import ManualClock
+from monitor.config import Settings
+from monitor.gaps import gap_alert
+from monitor.incidents import make_fold
+from monitor.sources.base import Gap, Partition
 from storage import page_queries, queries
 from storage.engine import connect, upgrade
+from storage.types import AlertTransition
 from tests import services
 from tests.dashboard_site import BASE, EMBED, FRESH, HOSTILE, LARGE, MINUTE_MS, RANK, SUPPORT, Story, populate
-from tests.storage_kit import make_commit, make_ledger, make_series, make_windows
+from tests.storage_kit import make_alert, make_commit, make_ledger, make_series, make_windows
 
 NOW_MS = 1_773_144_000_000
 MANY = 10_000
@@ -140,6 +146,10 @@ def test_similar_incidents_share_model_and_features(filled: tuple[Engine, Story]
     )
     assert [row["incident_id"] for row in found] == [last["incident_id"]]
     assert found[0]["likeness"] == 4 and found[0]["labels"][0]["comment"] == "rollout of v6 without warm-up"
+    nothing_to_blame = page_queries.similar_incidents(
+        engine, first["incident_id"], models=["chat-large"], features=[]
+    )
+    assert [row["incident_id"] for row in nothing_to_blame] == [last["incident_id"]]
     for models, features in (
         (["chat-small"], ["latency_p99_ms"]),
         ([], ["error_rate"]),
@@ -279,6 +289,57 @@ def test_who_may_not_write_sees_no_buttons_and_who_is_known_can_leave(tmp_path: 
             assert 'data-post="/api/v1/' in writing, path
             assert "mira &lt;x&gt;" in reading and 'data-post="/logout"' in reading
             assert "20 min behind the clock" in reading
+    finally:
+        handle.stop()
+        engine.dispose()
+
+
+def test_an_incident_of_many_series_shows_the_worst_and_counts_the_rest(tmp_path: Path) -> None:
+    engine = connect(f"sqlite:///{tmp_path / 'wide.db'}")
+    upgrade(engine)
+    ledger = make_ledger(engine, fold=make_fold(Settings()))
+    claim = ledger.claim("logs", 0, now_ms=1)
+    names = [f"chat/endpoint-{i}" for i in range(60)]
+    alerts = [make_alert(name, 0, score=0.5 + i / 200) for i, name in enumerate(names)]
+    lost = gap_alert(Gap(Partition("logs", 0), 7, 10), 3, 2 * MINUTE_MS)
+    ledger.commit(
+        make_commit(
+            claim,
+            None,
+            10,
+            series=[make_series(name) for name in names],
+            windows=[make_windows(i * MINUTE_MS, names) for i in range(3)],
+            transitions=[*(AlertTransition(MINUTE_MS, "fired", a) for a in alerts), *lost],
+        )
+    )
+    handle = serve_in_thread(create_app(engine, health=dict), "127.0.0.1", 0)
+    try:
+        wide, gap = sorted(page_queries.incident_page(engine).rows, key=lambda r: -int(r["series_count"]))
+        assert wide["series_count"] == 60
+        text = get(f"{handle.url}/incidents/{wide['incident_id']}")
+        assert text.count('class="alert"') == 40 and "and 20 alerts more" in text
+        assert text.index("chat/endpoint-59</a></h2>") < text.index("chat/endpoint-58</a></h2>")
+        assert "56 more series are affected" in text
+        text = get(f"{handle.url}/incidents/{gap['incident_id']}")
+        assert "3 records of" in text and "records were lost before they were read" in text
+        assert 'href="/sources"' in text and "data-chart" not in text
+    finally:
+        handle.stop()
+        engine.dispose()
+
+
+def test_what_is_not_there_is_a_page_for_browsers_and_a_problem_for_programs(tmp_path: Path) -> None:
+    engine = connect(f"sqlite:///{tmp_path / 'none.db'}")
+    upgrade(engine)
+    handle = serve_in_thread(create_app(engine, health=dict), "127.0.0.1", 0)
+    try:
+        for path in ("/incidents/nothing", "/series/no%2Fsuch", "/series?name=%0A", "/incidents/a%00b"):
+            for accept, kind in (("text/html,*/*", "text/html"), ("*/*", "application/problem+json")):
+                request = urllib.request.Request(handle.url + path, headers={"accept": accept})
+                with pytest.raises(urllib.error.HTTPError) as raised:
+                    urllib.request.urlopen(request, timeout=60)
+                with raised.value as error:
+                    assert error.code == 404 and error.headers["content-type"].startswith(kind), path
     finally:
         handle.stop()
         engine.dispose()

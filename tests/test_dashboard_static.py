@@ -71,6 +71,7 @@ def test_lengths_of_time(ms: int, said: str) -> None:
 
 def test_addresses_of_series_survive_any_name() -> None:
     assert render.series_href("a/b c") == "/series/a%2Fb%20c"
+    assert render.series_href("source:logs/0") == "/sources"
     for odd in ("..", ".", "", "a\nb", "x\x1b[2J"):
         assert render.series_href(odd).startswith("/series?name=")
 

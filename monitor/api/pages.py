@@ -40,6 +40,13 @@ class Site:
     def base(self, request: Request) -> dict[str, Any]:
         return base(request, self.engine, self.clock)
 
+    def missing(self, request: Request, what: str) -> HTMLResponse:
+        """A 404: a page for a browser, a problem document (raised) for everybody else."""
+        if "text/html" not in request.headers.get("accept", ""):
+            raise HTTPException(404, what)
+        text = self.templates.get_template("missing.html").render(self.base(request) | {"what": what})
+        return HTMLResponse(text, 404, headers={"cache-control": "no-store"})
+
     def show(self, template: str, context: dict[str, Any]) -> HTMLResponse:
         text = self.templates.get_template(template).render(context)
         return HTMLResponse(text, headers={"cache-control": "no-store"})
@@ -85,7 +92,10 @@ def _incidents(pages: APIRouter, site: Site) -> None:
     @pages.get("/incidents/{incident_id}")
     def incident(request: Request, incident_id: str) -> Response:
         context = site.base(request)
-        found = one_incident(site.engine, incident_id)
+        try:
+            found = one_incident(site.engine, incident_id)
+        except HTTPException as error:
+            return site.missing(request, str(error.detail))
         return site.show("incident.html", context | incidents.one(site.engine, found, context["now_ms"]))
 
 
@@ -109,7 +119,7 @@ def _series(pages: APIRouter, site: Site) -> None:
     def one_series(request: Request, name: str, reach: Reach = "24h") -> Response:
         row = None if "\0" in name else page_queries.one_series(site.engine, name)
         if row is None:
-            raise HTTPException(404, "no series of this name")
+            return site.missing(request, "no series of this name")
         return site.show("series.html", site.base(request) | lists.one_series(site.engine, row, reach=reach))
 
 

@@ -17,6 +17,7 @@ PAGE_SIZE = 40
 WARM_UP_WINDOWS = 200
 SHOWN_LEARNING = 5
 SHOWN_CHARTED_ALERTS = 4
+SHOWN_ALERTS = 40
 STATES: dict[str, tuple[str, tuple[str, ...]]] = {
     "": ("All", ()),
     "active": ("Not resolved", ("open", "acknowledged")),
@@ -114,7 +115,8 @@ def one(engine: Engine, found: Row, now_ms: int) -> dict[str, Any]:
         (a for a in found["alerts"] if a["status"] != "withdrawn"), key=lambda a: a["score"], reverse=True
     )
     withdrawn = [a for a in found["alerts"] if a["status"] == "withdrawn"]
-    charted = _one_per_series(alerts)[:SHOWN_CHARTED_ALERTS]
+    chartable = [a for a in _one_per_series(alerts) if a["top_features"]]
+    charted = chartable[:SHOWN_CHARTED_ALERTS]
     leading = alerts[0] if alerts else None
     features = [str(f["feature"]) for f in leading["top_features"]] if leading else []
     statuses: dict[str, int] = {}
@@ -122,11 +124,12 @@ def one(engine: Engine, found: Row, now_ms: int) -> dict[str, Any]:
         statuses[row["status"]] = statuses.get(row["status"], 0) + 1
     return {
         "incident": found,
-        "alerts": alerts,
+        "alerts": alerts[:SHOWN_ALERTS],
+        "more_alerts": len(alerts[SHOWN_ALERTS:]),
         "withdrawn": withdrawn,
         "leading": leading,
         "charts": [(a, charts.alert_charts(engine, a, limit=3 if len(charted) == 1 else 2)) for a in charted],
-        "uncharted": len(_one_per_series(alerts)) - len(charted),
+        "uncharted": len(chartable) - len(charted),
         "events": found["events"],
         "deliveries": found["deliveries"],
         "notes": found["notes"],

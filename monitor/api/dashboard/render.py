@@ -26,6 +26,7 @@ STATIC_TYPES = {
     ".txt": "text/plain",
     ".md": "text/markdown",
 }
+SOURCE_PREFIX = "source:"
 _AGES = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"))
 _EVENT_WORDS = {
     "opened": "Incident opened",
@@ -51,6 +52,7 @@ _FIELD_WORDS = {"model_version": "version", "error_type": "error type"}
 _REASONS = {
     "spike": "one window was far too rare",
     "sustained": "weak evidence went on for too long",
+    "source_gap": "records were lost before they were read",
 }
 
 
@@ -184,7 +186,12 @@ def moment(context: Context, value: datetime | None, clock: str = "event") -> Ma
 
 
 def series_href(name: str) -> str:
-    """Address of a series' page; names that a path cannot carry go into the query."""
+    """Address of a series' page; names that a path cannot carry go into the query.
+
+    What is told about a partition of the log itself has the sources for its page.
+    """
+    if name.startswith(SOURCE_PREFIX):
+        return "/sources"
     if name in ("", ".", "..") or not name.isprintable():
         return f"/series?name={quote(name, safe='')}"
     return f"/series/{quote(name, safe='')}"

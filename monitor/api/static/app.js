@@ -143,17 +143,28 @@
   }
 
   const path = document.body.dataset.events;
-  if (path && window.EventSource) {
-    const events = new EventSource(path);
+  let events = null;
+  function listen() { // only while somebody looks: a browser has few connections to one server
+    if (!path || !window.EventSource || events || document.hidden) return;
+    events = new EventSource(path);
     for (const name of ["incident", "delivery"]) events.addEventListener(name, changed);
-    addEventListener("pagehide", () => events.close());
   }
+  function deaf() {
+    if (events) events.close();
+    events = null;
+  }
+  listen();
+  addEventListener("pagehide", deaf);
 
   const lost = (is) => { const box = $("#offline"); if (box) box.hidden = !is; };
   document.addEventListener("htmx:beforeRequest", (event) => {
     if (document.hidden && event.detail.elt.matches("#live, #refresh")) event.preventDefault();
   });
-  document.addEventListener("visibilitychange", () => { if (!document.hidden) changed(); });
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) { deaf(); return; }
+    listen();
+    changed();
+  });
   document.addEventListener("htmx:sendError", () => lost(true));
   document.addEventListener("htmx:timeout", () => lost(true));
   document.addEventListener("htmx:responseError", (event) => {
