@@ -1,77 +1,147 @@
-"""The pages: plain HTML from templates, no script."""
+"""The pages: HTML made here, made live by scripts of our own. They are no part of the API's description."""
 
 from __future__ import annotations
 
-from importlib.resources import files
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, Response
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from sqlalchemy import Engine
+from starlette.exceptions import HTTPException
 
+from monitor.api.dashboard import incidents, lists
+from monitor.api.dashboard.context import base, paging
+from monitor.api.dashboard.render import environment, static_file
 from monitor.api.web import one_incident
-from monitor.output import number, plain
-from storage import queries
+from monitor.clock import Clock, SystemClock
+from storage import page_queries
 
-WARM_UP_WINDOWS = 200
-SHOWN_INCIDENTS = 50
-SHOWN_SERIES = 100
-MAX_SERIES = 10_000
-
-
-def when(value: Any) -> str:
-    """A time for reading: `2026-01-31 12:00:00`."""
-    text = plain(value)
-    return "-" if text is None else str(text).replace("T", " ").removesuffix("Z")
-
-
-def figure(value: Any) -> str:
-    return "-" if value is None else number(float(value))
+NO_NUL = r"^[^\x00]*$"  # PostgreSQL refuses it in any text
+PageNumber = Annotated[int, Query(ge=1, le=100_000)]
+Text = Annotated[str, Query(max_length=512, pattern=NO_NUL)]
+State = Literal["", "active", "open", "acknowledged", "resolved"]
+Severity = Literal["", "critical", "major", "warning"]
+SeriesState = Literal["", "learning", "unusual", "gone"]
+Reach = Literal["3h", "24h", "7d"]
+DeliveryState = Literal["", "pending", "claimed", "delivered", "dead"]
+FOREVER = "public, max-age=31536000, immutable"
 
 
-def environment() -> Environment:
-    """Templates that escape everything and fail on a name that does not exist."""
-    env = Environment(
-        loader=PackageLoader("monitor.api", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    env.filters |= {"when": when, "number": figure}
-    return env
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What every page is made from; the database is read at each request."""
+
+    engine: Engine
+    clock: Clock
+    templates: Environment
+
+    def base(self, request: Request) -> dict[str, Any]:
+        return base(request, self.engine, self.clock)
+
+    def missing(self, request: Request, what: str) -> HTMLResponse:
+        """A 404: a page for a browser, a problem document (raised) for everybody else."""
+        if "text/html" not in request.headers.get("accept", ""):
+            raise HTTPException(404, what)
+        text = self.templates.get_template("missing.html").render(self.base(request) | {"what": what})
+        return HTMLResponse(text, 404, headers={"cache-control": "no-store"})
+
+    def show(self, template: str, context: dict[str, Any]) -> HTMLResponse:
+        text = self.templates.get_template(template).render(context)
+        return HTMLResponse(text, headers={"cache-control": "no-store"})
 
 
-def router(engine: Engine) -> APIRouter:
-    """Routes of the pages; they are no part of the API's description."""
+def router(engine: Engine, clock: Clock | None = None) -> APIRouter:
+    """Routes of the pages and of what they load."""
     pages = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
-    env = environment()
-    style = files("monitor.api").joinpath("templates/style.css").read_text(encoding="utf-8")
+    site = Site(engine, clock or SystemClock(), environment())
+    _static(pages)
+    _incidents(pages, site)
+    _series(pages, site)
+    _operations(pages, site)
+    return pages
+
+
+def _static(pages: APIRouter) -> None:
+    @pages.get("/static/{name:path}")
+    def static(name: str, v: str = "") -> Response:
+        found = static_file(name)
+        if found is None:
+            raise HTTPException(404, "no such file")
+        caching = FOREVER if v else "no-cache"
+        return Response(found[0], media_type=found[1], headers={"cache-control": caching})
 
     @pages.get("/style.css")
     def stylesheet() -> Response:
-        return Response(style, media_type="text/css", headers={"cache-control": "max-age=300"})
+        return static("style.css")
 
+
+def _incidents(pages: APIRouter, site: Site) -> None:
     @pages.get("/")
-    def index() -> str:
-        incidents = queries.incidents(engine, status=None, since_ms=None, limit=SHOWN_INCIDENTS)
-        series = queries.series(engine, since_ms=None, limit=MAX_SERIES)
-        return env.get_template("index.html").render(
-            open=[row for row in incidents if row["status"] != "resolved"],
-            closed=[row for row in incidents if row["status"] == "resolved"],
-            series=series[:SHOWN_SERIES],
-            series_count=len(series),
-            learning=[row for row in series if row["windows"] < WARM_UP_WINDOWS],
-            warm_up=WARM_UP_WINDOWS,
-            sources=queries.sources(engine),
+    def index(
+        request: Request, state: State = "", severity: Severity = "", q: Text = "", page: PageNumber = 1
+    ) -> Response:
+        context = site.base(request)
+        found, total = incidents.index(
+            site.engine, state=state, severity=severity, text=q, page=page, now_ms=context["now_ms"]
         )
+        numbers = paging(request, page=page, size=incidents.PAGE_SIZE, total=total)
+        return site.show("index.html", context | found | {"paging": numbers})
 
     @pages.get("/incidents/{incident_id}")
-    def incident(incident_id: str) -> str:
-        found = one_incident(engine, incident_id)
-        return env.get_template("incident.html").render(
-            incident=found, alerts=found["alerts"], events=found["events"], deliveries=found["deliveries"]
-        )
+    def incident(request: Request, incident_id: str) -> Response:
+        context = site.base(request)
+        try:
+            found = one_incident(site.engine, incident_id)
+        except HTTPException as error:
+            return site.missing(request, str(error.detail))
+        return site.show("incident.html", context | incidents.one(site.engine, found, context["now_ms"]))
 
-    return pages
+
+def _series(pages: APIRouter, site: Site) -> None:
+    @pages.get("/series")
+    def series_list(
+        request: Request,
+        q: Text = "",
+        state: SeriesState = "",
+        page: PageNumber = 1,
+        name: Text | None = None,
+        reach: Reach = "24h",
+    ) -> Response:
+        if name is not None:  # a name that a path cannot carry
+            return one_series(request, name, reach)
+        found, total = lists.series_list(site.engine, text=q, state=state, page=page)
+        numbers = paging(request, page=page, size=lists.SERIES_SIZE, total=total)
+        return site.show("series_list.html", site.base(request) | found | {"paging": numbers})
+
+    @pages.get("/series/{name:path}")
+    def one_series(request: Request, name: str, reach: Reach = "24h") -> Response:
+        row = None if "\0" in name else page_queries.one_series(site.engine, name)
+        if row is None:
+            return site.missing(request, "no series of this name")
+        return site.show("series.html", site.base(request) | lists.one_series(site.engine, row, reach=reach))
+
+
+def _operations(pages: APIRouter, site: Site) -> None:
+    @pages.get("/models")
+    def models(request: Request) -> Response:
+        return site.show("models.html", site.base(request) | lists.models(site.engine))
+
+    @pages.get("/sources")
+    def sources(request: Request) -> Response:
+        context = site.base(request)
+        return site.show("sources.html", context | lists.sources(site.engine, wall_ms=context["wall_ms"]))
+
+    @pages.get("/silences")
+    def silences(request: Request) -> Response:
+        context = site.base(request)
+        return site.show("silences.html", context | lists.silences(site.engine, now_ms=context["now_ms"]))
+
+    @pages.get("/deliveries")
+    def deliveries(
+        request: Request, status: DeliveryState = "", q: Text = "", page: PageNumber = 1
+    ) -> Response:
+        found, total = lists.deliveries(site.engine, status=status, text=q, page=page)
+        numbers = paging(request, page=page, size=lists.DELIVERY_SIZE, total=total)
+        return site.show("deliveries.html", site.base(request) | found | {"paging": numbers})

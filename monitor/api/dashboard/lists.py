@@ -1,0 +1,161 @@
+"""Contexts of the other pages: series, models, sources, silences, deliveries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Engine
+
+from monitor.api.dashboard import charts
+from monitor.api.dashboard.incidents import WARM_UP_WINDOWS
+from monitor.api.dashboard.render import epoch_ms
+from storage import page_queries, queries
+
+Row = Mapping[str, Any]
+
+SERIES_SIZE, DELIVERY_SIZE = 100, 100
+SHOWN_ALERTS, SHOWN_REJECTS = 50, 50
+SERIES_STATES = {
+    "": "All",
+    "unusual": "Unusual now",
+    "learning": "Learning",
+    "gone": "No longer seen",
+}
+RANGES = {"3h": 3, "24h": 24, "7d": 168}
+SILENCE_FIELDS = ("series", "model", "endpoint", "tenant", "region", "model_version")
+DELIVERY_STATES = {
+    "": "All",
+    "pending": "Waiting",
+    "claimed": "Being sent",
+    "delivered": "Delivered",
+    "dead": "Failed",
+}
+
+
+def series_list(engine: Engine, *, text: str, state: str, page: int) -> tuple[dict[str, Any], int]:
+    """Context of the list of series, and how many match."""
+    found = page_queries.series_page(
+        engine,
+        text=text,
+        state=state,
+        warm_up=WARM_UP_WINDOWS,
+        limit=SERIES_SIZE,
+        offset=(page - 1) * SERIES_SIZE,
+    )
+    context = {
+        "rows": found.rows,
+        "counts": page_queries.series_counts(engine, warm_up=WARM_UP_WINDOWS),
+        "states": list(SERIES_STATES.items()),
+        "state": state,
+        "text": text,
+        "warm_up": WARM_UP_WINDOWS,
+    }
+    return context, found.total
+
+
+def one_series(engine: Engine, row: Row, *, reach: str) -> dict[str, Any]:
+    """Context of the page of one series; `reach` is how far back its charts go."""
+    newest = row["last_window_start"] or row["last_record"]
+    until_ms = epoch_ms(newest) + 1
+    since_ms = until_ms - RANGES[reach] * charts.HOUR_MS
+    name = str(row["series"])
+    return {
+        "series": row,
+        "reach": reach,
+        "ranges": list(RANGES),
+        "charts": charts.series_charts(engine, name, since_ms=since_ms, until_ms=until_ms),
+        "alerts": queries.alerts(engine, series=name, limit=SHOWN_ALERTS),
+        "warm_up": WARM_UP_WINDOWS,
+    }
+
+
+def models(engine: Engine) -> dict[str, Any]:
+    """Context of the page of model versions."""
+    rows = queries.models(engine)
+    trainings = page_queries.trainings(engine)
+    return {
+        "models": [{**row, **_measured(row["metrics"])} for row in rows],
+        "champion": next((row for row in rows if row["status"] == "champion"), None),
+        "failed": [row for row in trainings if row["outcome"] == "failed"],
+        "in_force": sorted({r["model_version"] for r in queries.sources(engine) if r["model_version"]}),
+    }
+
+
+CURVE_LENGTH = 2
+
+
+def _measured(metrics: Any) -> dict[str, Any]:
+    """Metrics of a version apart: plain `figures`, and `curves`, the lists of numbers among them."""
+    figures: list[tuple[str, Any]] = []
+    curves: list[dict[str, Any]] = []
+    for name, value in sorted(_flat(metrics if isinstance(metrics, Mapping) else {})):
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            numbers = [float(v) for v in value if isinstance(v, int | float)]
+            if len(numbers) >= CURVE_LENGTH and len(numbers) == len(value):
+                data = {
+                    "label": name,
+                    "unit": "",
+                    "v": numbers,
+                    "t": list(range(1, len(numbers) + 1)),
+                    "steps": True,
+                }
+                curves.append({"title": name, "first": numbers[0], "last": numbers[-1], "data": data})
+        elif isinstance(value, int | float | str):
+            figures.append((name, value))
+    return {"figures": figures, "curves": curves}
+
+
+def _flat(metrics: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for key, value in metrics.items():
+        name = f"{prefix}{key}".replace("_", " ")
+        found += _flat(value, f"{name}, ") if isinstance(value, Mapping) else [(name, value)]
+    return found
+
+
+def sources(engine: Engine, *, wall_ms: int) -> dict[str, Any]:
+    """Context of the page of partitions; `behind_ms` is event time behind the clock, None when unknown."""
+    rows = queries.sources(engine)
+    reasons = page_queries.reject_reasons(engine)
+    return {
+        "partitions": [
+            {
+                **row,
+                "behind_ms": wall_ms - epoch_ms(row["watermark"]) if row["watermark"] is not None else None,
+            }
+            for row in rows
+        ],
+        "totals": {
+            name: sum(int(row[name]) for row in rows)
+            for name in ("records", "accepted", "rejected", "late", "duplicates")
+        },
+        "reasons": reasons,
+        "rejected": queries.rejected(engine, limit=SHOWN_REJECTS) if reasons else [],
+    }
+
+
+def silences(engine: Engine, *, now_ms: int) -> dict[str, Any]:
+    """Context of the page of silences: those in force and to come, then those that are over."""
+    rows = queries.silences(engine)
+    return {
+        "current": [row for row in rows if epoch_ms(row["ends_at"]) > now_ms],
+        "over": [row for row in rows if epoch_ms(row["ends_at"]) <= now_ms][:100],
+        "fields": SILENCE_FIELDS,
+    }
+
+
+def deliveries(engine: Engine, *, status: str, text: str, page: int) -> tuple[dict[str, Any], int]:
+    """Context of the delivery log, and how many rows match."""
+    found = page_queries.delivery_page(
+        engine, status=status, text=text, limit=DELIVERY_SIZE, offset=(page - 1) * DELIVERY_SIZE
+    )
+    context = {
+        "rows": found.rows,
+        "counts": page_queries.delivery_totals(engine),
+        "states": list(DELIVERY_STATES.items()),
+        "status": status,
+        "text": text,
+        "disabled": page_queries.disabled_channels(engine),
+    }
+    return context, found.total
