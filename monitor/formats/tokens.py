@@ -30,7 +30,7 @@ _MONTH_DAYS = np.array([0, 31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
 def word(at: int, length: int) -> np.uint64:
     """The bytes from `at`, at most eight, zeros behind them."""
     if at & 4095 <= 4088:  # inside one page, which can be read as a whole
-        return word_at(at) & MASKS[min(length, 8)]
+        return np.uint64(word_at(at) & MASKS[min(length, 8)])
     found: np.uint64 = np.uint64(0)
     for i in range(min(length, 8)):
         found = found | np.uint64(byte_at(at + i)) << np.uint64(8 * i)
