@@ -23,7 +23,7 @@ from monitor.pipeline import RETRY_FIRST_S, RETRY_MAX_S, Pipeline
 from monitor.runtime import Runtime
 from monitor.sources.base import Source
 from monitor.sources.file import FileSource
-from monitor.sources.kafka import KafkaSource
+from monitor.sources.opening import kafka_source
 from monitor.watchdog import Watchdog, stack_of
 from storage.engine import is_transient
 
@@ -161,7 +161,7 @@ def _warm_up(runtime: Runtime) -> None:
 def make_source(settings: Settings) -> Source:
     source = settings.source
     if source.kind == "kafka":
-        return KafkaSource(source)
+        return kafka_source(source)
     return FileSource(source.paths if source.kind == "file" else ["-"], source)
 
 

@@ -47,7 +47,7 @@ def encode_lines(records: RecordColumns) -> list[bytes]:
     n = len(records)
     columns: dict[str, list[Any]] = {
         "timestamp": records.timestamp_ms.tolist(),
-        "request_id": records.request_ids,
+        "request_id": list(records.request_ids),
         "status": [code or None for code in records.status.tolist()],
     }
     for name, text in records.text.items():

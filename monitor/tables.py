@@ -27,6 +27,12 @@ def compiled(function: _Function) -> _Function:
     return cast(_Function, machine_code)
 
 
+def inlined(function: _Function) -> _Function:
+    """Compile into every caller: for functions that are handed tables, which cost more than they do."""
+    machine_code: Any = numba.njit(inline="always", cache=True, nogil=True)(function)
+    return cast(_Function, machine_code)
+
+
 class Columns(NamedTuple):
     """n records, ready to be counted. Text is given by ids of a table, -1 = absent."""
 

@@ -418,7 +418,12 @@ def create_topic(
 
 
 def produce(
-    bootstrap: str, topic: str, values: Iterable[bytes | None], partition: int = 0, **options: object
+    bootstrap: str,
+    topic: str,
+    values: Iterable[bytes | None],
+    partition: int = 0,
+    headers: list[tuple[str, bytes]] | None = None,
+    **options: object,
 ) -> list[int]:
     """Send messages to one partition and return their offsets; None is a tombstone."""
     from kafka import KafkaProducer
@@ -426,7 +431,10 @@ def produce(
     producer = KafkaProducer(bootstrap_servers=bootstrap, **{"linger_ms": 5, **options})
     try:
         key = b"k"
-        sent = [producer.send(topic, value=value, key=key, partition=partition) for value in values]
+        sent = [
+            producer.send(topic, value=value, key=key, partition=partition, headers=headers)
+            for value in values
+        ]
         producer.flush()
         return [future.get(timeout=30).offset for future in sent]
     finally:

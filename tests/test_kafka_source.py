@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from kafka import KafkaAdminClient, TopicPartition
+from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 
 from monitor.errors import SourceError
 from monitor.sources.base import Assigned, Gap, Partition, RawBatch, Revoked, Undecodable
 from monitor.sources.kafka import KafkaSource
+from monitor.sources.opening import kafka_source
 from tests import services
 from tests.test_sources import MESSAGES, assigned, kafka_settings, messages, read, until
 
@@ -154,6 +155,83 @@ def test_a_broker_that_is_not_there_yet_is_waited_for() -> None:
     assert source.poll(0.1) == []
     assert source.poll(0.1) == []
     source.close()
+
+
+READERS = pytest.mark.parametrize("reader", ["batches", "poll"])
+
+
+@READERS
+def test_every_codec_headers_tombstones_and_a_start_inside_a_batch(
+    kafka_bootstrap: str, kafka_topic: Callable[..., str], reader: str
+) -> None:
+    topic = kafka_topic()
+    sent: list[tuple[int, bytes | None]] = []
+    for codec in (None, "gzip", "snappy", "lz4", "zstd"):
+        values = [None if n % 7 == 3 else b"%s-%d" % (str(codec).encode(), n) * 20 for n in range(40)]
+        offsets = services.produce(
+            kafka_bootstrap, topic, values, compression_type=codec, linger_ms=500, headers=[("h", b"x")]
+        )
+        sent += zip(offsets, values, strict=True)
+    source = kafka_source(kafka_settings(kafka_bootstrap, topic, reader=reader))
+    partition = assigned(source)
+    for start in (0, 13, 95, 199):
+        source.start(partition, start)
+        assert read(source, 200 - start) == sent[start:]
+    source.close()
+
+
+@READERS
+def test_aborted_transactions_and_control_records_stay_away(
+    kafka_bootstrap: str, kafka_topic: Callable[..., str], reader: str
+) -> None:
+    topic = kafka_topic()
+    expected: list[bytes] = []
+    producer = KafkaProducer(bootstrap_servers=kafka_bootstrap, transactional_id=topic, linger_ms=5)
+    producer.init_transactions()
+    for number, commit in enumerate((True, False, True, False, True)):
+        producer.begin_transaction()
+        values = [b"%d-%d" % (number, n) for n in range(10)]
+        for value in values:
+            producer.send(topic, value=value, partition=0)
+        producer.flush()
+        if commit:
+            producer.commit_transaction()
+            expected += values
+        else:
+            producer.abort_transaction()
+    producer.close()
+    source = kafka_source(kafka_settings(kafka_bootstrap, topic, reader=reader))
+    partition = assigned(source)
+    source.start(partition, 0)
+    found = read(source, 30)
+    assert [value for _, value in found] == expected
+    assert [offset for offset, _ in found[10:20]] == list(range(22, 32))
+    deadline = time.monotonic() + 20
+    while source.progress()[partition].position < 55:  # the markers are passed, too
+        assert time.monotonic() < deadline
+        assert messages(source.poll(0.1)) == []
+    source.close()
+
+
+def test_holes_that_compaction_left(broker: services.Broker) -> None:
+    compacted = {"cleanup.policy": "compact", "segment.ms": "100", "min.cleanable.dirty.ratio": "0.01"}
+    topic = services.create_topic(broker.bootstrap, configs={**compacted, "max.compaction.lag.ms": "100"})
+    services.produce(broker.bootstrap, topic, MESSAGES[:100])  # all with one key: only the last one stays
+    deadline = time.monotonic() + 60
+    found: dict[str, list[tuple[int, bytes | None]]] = {"batches": [(0, None)]}
+    while found["batches"][0][0] < 50:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.5)
+        end = services.produce(broker.bootstrap, topic, [b"tick"])[0]
+        for reader in ("batches", "poll"):
+            group = f"{reader}{end}"
+            source = kafka_source(kafka_settings(broker.bootstrap, topic, reader=reader, group_id=group))
+            source.start(assigned(source), 0)
+            events = until(source, lambda es, end=end: any(o == end for o, _ in messages(es)))
+            found[reader] = messages(events)
+            source.close()
+    assert found["batches"][-1] == (end, b"tick")
+    assert found["poll"][0][0] < 50 or found["poll"] == found["batches"]
 
 
 def corrupt(directory: Path, topic: str, needle: bytes) -> None:

@@ -16,8 +16,8 @@ from monitor.errors import SourceError
 from monitor.sources.base import Assigned, EndOfLog, Event, Gap, Partition, RawBatch, Source, Undecodable
 from monitor.sources.batches import cut, pack
 from monitor.sources.file import FileSource
-from monitor.sources.kafka import KafkaSource
 from monitor.sources.memory import MemorySource
+from monitor.sources.opening import kafka_source
 from tests import services
 
 MESSAGES = [b'{"n":%d}' % n for n in range(200)]
@@ -27,7 +27,10 @@ class Make(Protocol):
     def __call__(self, values: list[bytes | None], **settings: object) -> Source: ...
 
 
-@pytest.fixture(params=["memory", "file", pytest.param("kafka", marks=pytest.mark.kafka)])
+KAFKA = [pytest.param(f"kafka {reader}", marks=pytest.mark.kafka) for reader in ("batches", "poll")]
+
+
+@pytest.fixture(params=["memory", "file", *KAFKA])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -51,7 +54,8 @@ def make(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[
             bootstrap = request.getfixturevalue("kafka_bootstrap")
             topic = services.create_topic(bootstrap)
             services.produce(bootstrap, topic, values)
-            source = KafkaSource(kafka_settings(bootstrap, topic, **settings))
+            reader = kind.removeprefix("kafka ")
+            source = kafka_source(kafka_settings(bootstrap, topic, **{"reader": reader, **settings}))
         opened.append(source)
         return source
 
@@ -157,7 +161,7 @@ def test_a_bounded_log_says_once_that_it_ends(make: Make, kind: str) -> None:
     events = until(source, lambda es: len(messages(es)) == 200)
     events += [e for _ in range(3) for e in source.poll(0.05)]
     ends = [e for e in events if isinstance(e, EndOfLog)]
-    assert len(ends) == (0 if kind == "kafka" else 1)
+    assert len(ends) == (0 if kind.startswith("kafka") else 1)
 
 
 def test_commit_never_raises_and_close_is_bounded(make: Make) -> None:

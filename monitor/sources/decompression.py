@@ -65,6 +65,9 @@ def zstd(payload: Any) -> bytes:
     """Every frame of a zstd stream. Raises CompressionBombError, zstandard.ZstdError, NotImplementedError."""
     if codec.zstd is None:
         raise NotImplementedError("zstandard is not installed")
+    size = codec.zstd.frame_content_size(bytes(payload[:18]))  # a frame's header is no longer
+    if size > MAX_BATCH_BYTES:
+        raise CompressionBombError(f"{size} bytes, more than {MAX_BATCH_BYTES}")
     limits = codec.zstd.ZstdDecompressor(max_window_size=MAX_BATCH_BYTES)
     with limits.stream_reader(bytes(payload), read_across_frames=True) as reader:
         found: bytes = reader.read(MAX_BATCH_BYTES + 1)

@@ -16,14 +16,13 @@ from typing import Any
 import structlog
 from kafka import OffsetAndMetadata, TopicPartition
 from kafka import errors as kafka_errors
-from kafka.consumer.subscription_state import ConsumerRebalanceListener
 
 from monitor import metrics
 from monitor.clock import Clock, SystemClock
 from monitor.config import SourceSettings
 from monitor.errors import SourceError
-from monitor.sources.base import Assigned, Event, Gap, Partition, Progress, Revoked, Undecodable
-from monitor.sources.batches import pack
+from monitor.sources.base import Assigned, Event, Gap, Partition, Progress, RawBatch, Revoked, Undecodable
+from monitor.sources.batches import cut, row_of
 from monitor.sources.kafka_client import (
     await_partitions,
     client_options,
@@ -31,7 +30,9 @@ from monitor.sources.kafka_client import (
     group_consumer,
     keep_join_result,
 )
+from monitor.sources.listener import Listener, partition_of
 from monitor.sources.probe import unreadable_range
+from monitor.sources.readers import make_reader
 
 log = structlog.get_logger(__name__)
 
@@ -64,27 +65,6 @@ class _Owned:
     moved_s: float = 0.0  # when `position` last changed, or there was nothing to read
 
 
-class _Listener(ConsumerRebalanceListener):  # type: ignore[misc] # kafka-python has no types
-    """Runs on the client's IO thread: parks a new partition and writes the event down; never raises."""
-
-    def __init__(self, consumer: Any, events: deque[Event]) -> None:
-        self.consumer, self.events = consumer, events
-
-    def on_partitions_assigned(self, assigned: Any) -> None:
-        for tp in sorted(assigned):
-            try:
-                self.consumer.seek(tp, 0)
-                self.consumer.pause(tp)
-            except Exception as error:
-                log.error("source.assign_failed", partition=str(tp), error=repr(error))
-            self.events.append(_assigned(self.consumer, tp))
-
-    def on_partitions_revoked(self, revoked: Any) -> None:
-        self.events.extend(Revoked(_partition(tp)) for tp in sorted(revoked))
-
-    on_partitions_lost = on_partitions_revoked
-
-
 class KafkaSource:
     """Reads `settings.topics` as a member of `settings.group_id`. See `Source` for the contract.
 
@@ -96,6 +76,8 @@ class KafkaSource:
         self.settings = settings
         self.clock = clock or SystemClock()
         self._consumer: Any = None
+        self._reader = make_reader(settings.reader)
+        self._hole_s = STALL_S / 2 if self._reader.tells_holes else HOLE_S
         self._callbacks: deque[Event] = deque()  # filled on the IO thread
         self._owned: dict[Partition, _Owned] = {}
         self._unreadable: dict[Partition, list[Undecodable]] = {}
@@ -108,15 +90,15 @@ class KafkaSource:
     def poll(self, timeout_s: float, max_records: int = 50_000) -> list[Event]:
         deadline_s = self.clock.monotonic_s() + timeout_s
         events: list[Event] = []
-        records: dict[Any, list[Any]] = {}
+        found: list[RawBatch] = []
         try:
             if self._consumer is None:
                 self._connect()
             self._look_up_starts()
             events += self._step_over_known()
-            left_ms = max(0, round(1000 * (deadline_s - self.clock.monotonic_s())))
+            left_s = max(0.0, deadline_s - self.clock.monotonic_s())
             keep_join_result(self._consumer)
-            records = self._consumer.poll(timeout_ms=left_ms, max_records=max_records)
+            found = self._reader.read(self._consumer, left_s, max_records)
             self._came_back()
         except kafka_errors.OffsetOutOfRangeError as error:
             self._seek_back()
@@ -128,13 +110,14 @@ class KafkaSource:
         except Exception as error:
             events += self._recover(error)
         before = self._drain_callbacks()
-        batches = self._batches(records)
+        batches = self._batches(found)
         self._watch()
         return before + events + batches
 
     def _connect(self) -> None:
         consumer = group_consumer(self.settings)
-        consumer.subscribe(self.settings.topics, listener=_Listener(consumer, self._callbacks))
+        self._reader.attach(consumer)
+        consumer.subscribe(self.settings.topics, listener=Listener(consumer, self._callbacks))
         self._consumer = consumer
         await_partitions(consumer, self.settings.topics, METADATA_TIMEOUT_S)
 
@@ -149,18 +132,17 @@ class KafkaSource:
             events.append(event)
         return events
 
-    def _batches(self, records: dict[Any, list[Any]]) -> list[Event]:
+    def _batches(self, found: list[RawBatch]) -> list[Event]:
         batches: list[Event] = []
-        for tp, found in records.items():
-            partition = _partition(tp)
-            owned = self._owned.get(partition)
+        for batch in found:
+            owned = self._owned.get(batch.partition)
             if owned is None or not owned.started:
                 continue  # revoked, or revoked and assigned anew, while these were under way
-            found = [record for record in found if record.offset >= owned.position]
-            if found:
-                offsets = [record.offset for record in found]
-                batches.append(pack(partition, offsets, [record.value for record in found]))
-                owned.position = offsets[-1] + 1
+            rest = cut(batch, row_of(batch.offsets, owned.position), len(batch))
+            if len(rest):
+                batches.append(rest)
+            if rest.next_offset > owned.position:
+                owned.position = rest.next_offset
                 owned.moved_s = self.clock.monotonic_s()
         return batches
 
@@ -192,7 +174,7 @@ class KafkaSource:
         """Offsets that are out of range: behind the log's start is a gap, beyond its end an error."""
         gaps: list[Event] = []
         for tp, offset in dict(error.args[0]).items():
-            partition = _partition(tp)
+            partition = partition_of(tp)
             owned = self._owned.get(partition)
             if owned is None or not owned.started:
                 continue
@@ -267,13 +249,13 @@ class KafkaSource:
             end = self._end(partition)
             if end is None or owned.position >= end:
                 owned.moved_s = now_s
-            elif now_s - owned.moved_s > HOLE_S and (at := self._client_position(partition)) > owned.position:
+            elif self._hole_s < now_s - owned.moved_s and (at := self._ahead(partition)) > owned.position:
                 owned.position, owned.moved_s = at, now_s
             elif now_s - owned.moved_s > STALL_S:
                 self._rebuild(f"{partition} stands at {owned.position} of {end}")
                 return
 
-    def _client_position(self, partition: Partition) -> int:
+    def _ahead(self, partition: Partition) -> int:
         """The client's position; control records and compaction put it ahead of the last record.
 
         Not for every poll: this call begins an offset validation of its own, and one that is cut short
@@ -363,7 +345,7 @@ class KafkaSource:
             except Exception as error:
                 log.info("source.end_unknown", error=repr(error)[:300])
                 found = {}
-            self._confirmed.update({_partition(tp): (int(end), now_s) for tp, end in found.items()})
+            self._confirmed.update({partition_of(tp): (int(end), now_s) for tp, end in found.items()})
         fresh = {p: self._confirmed[p] for p in partitions if p in self._confirmed}
         return {
             p: fresh[p][0] if p in fresh and now_s - fresh[p][1] < CONFIRMED_S else None for p in partitions
@@ -375,23 +357,6 @@ class KafkaSource:
             close_within(self._consumer, timeout_s)
             self._consumer = None
             self._owned.clear()
-
-
-def _partition(tp: Any) -> Partition:
-    return Partition(tp.topic, tp.partition)
-
-
-def _assigned(consumer: Any, tp: Any) -> Assigned:
-    """With the topic's id and leader epoch, as far as the client's metadata shows them."""
-    topic_id = leader_epoch = partitions = None
-    with contextlib.suppress(Exception):
-        cluster = consumer._client.cluster
-        found = cluster.topic_id(tp.topic)
-        topic_id = None if found is None else str(found)
-        epoch = cluster.leader_epoch_for_partition(tp)
-        leader_epoch = None if epoch is None or epoch < 0 else int(epoch)
-        partitions = len(cluster.partitions_for_topic(tp.topic) or ()) or None
-    return Assigned(_partition(tp), topic_id, leader_epoch, partitions)
 
 
 def _committed(offsets: Any, response: Any) -> None:

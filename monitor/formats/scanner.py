@@ -1,0 +1,387 @@
+"""Native records of the common shape -> columns, in one compiled pass. Loads numba: import lazily.
+
+The scanner takes a row only if it understands every byte of it: one flat object of ASCII without escapes,
+no known field twice, numbers without exponents whose digits fit a float64 exactly; beyond the known
+fields, scalars are passed over. Anything else it leaves alone: monitor.formats.native reads such a row, and
+both give the same values (tests/test_scanner.py). Positions are addresses, as in monitor.formats.tokens.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from monitor.formats.native import FIELDS, MAX_METRIC_NAME_CHARS, MAX_NUMBER, MAX_TEXT_CHARS, SHARES
+from monitor.formats.scan import NAMES, TAKEN, TOMBSTONE, TOO_LARGE, Scan
+from monitor.formats.tokens import (
+    blank,
+    epoch_ms,
+    integer,
+    iso_ms,
+    literal,
+    name_end,
+    next_name,
+    number,
+    same,
+    skip,
+    text_end,
+    value_at,
+    word,
+)
+from monitor.formats.words import borrowed, byte_at
+from monitor.record_types import NUMBER_FIELDS, TEXT_FIELDS
+from monitor.tables import compiled, inlined
+
+Int64 = npt.NDArray[np.int64]
+UInt64 = npt.NDArray[np.uint64]
+
+_TIME, _TEXT, _ID, _STATUS, _NUMBER, _OUTCOME, _METRICS = range(7)
+_UNKNOWN = -1
+_TABLE_BITS = 7
+_KEY = np.uint64(0x9E3779B97F4A7C15)
+_MIX = np.uint64(0xD6E8FEB86659FD93)
+
+
+def _kind(name: str) -> int:
+    if name in TEXT_FIELDS:
+        return _TEXT
+    if name in NUMBER_FIELDS:
+        return _NUMBER
+    special = {"timestamp": _TIME, "request_id": _ID, "status": _STATUS, "metrics": _METRICS}
+    return special.get(name, _OUTCOME)
+
+
+def _slot(name: str) -> int:
+    for names in (TEXT_FIELDS, NUMBER_FIELDS, ("prediction", "label")):
+        if name in names:
+            return names.index(name)
+    return 0
+
+
+def _words(name: str) -> tuple[int, int]:
+    padded = name.encode().ljust(16, b"\0")
+    return int.from_bytes(padded[:8], "little"), int.from_bytes(padded[8:], "little")
+
+
+def _key_place(low: int, high: int, length: int) -> int:
+    mixed = (low ^ high * 31 ^ length) * int(_KEY) & (1 << 64) - 1
+    return mixed >> (64 - _TABLE_BITS)
+
+
+def _key_table() -> tuple[UInt64, UInt64, Int64, Int64]:
+    """Open addressing over the known names, each as two words and a length (0 = a free place)."""
+    size = 1 << _TABLE_BITS
+    low, high = np.zeros(size, np.uint64), np.zeros(size, np.uint64)
+    length, field = np.zeros(size, np.int64), np.full(size, _UNKNOWN, np.int64)
+    for place_of, name in enumerate(FIELDS):
+        assert len(name) <= 16
+        a, b = _words(name)
+        place = _key_place(a, b, len(name))
+        while length[place]:
+            place = (place + 1) % size
+        low[place], high[place], length[place], field[place] = a, b, len(name), place_of
+    return low, high, length, field
+
+
+_KEY_LOW, _KEY_HIGH, _KEY_LENGTH, _KEY_FIELD = _key_table()
+_KINDS = np.array([_kind(name) for name in FIELDS], np.int64)
+_SLOTS = np.array([_slot(name) for name in FIELDS], np.int64)
+_HIGHEST = np.array([1.0 if name in SHARES else MAX_NUMBER for name in NUMBER_FIELDS])
+_REQUIRED = 1 << FIELDS.index("timestamp") | 1 << FIELDS.index("model")
+
+
+def _crc_table(polynomial: int) -> UInt64:
+    table = np.zeros(256, np.uint64)
+    for n in range(256):
+        value = n
+        for _ in range(8):
+            value = value >> 1 ^ (polynomial if value & 1 else 0)
+        table[n] = value
+    return table
+
+
+_CRC32, _CRC32C = _crc_table(0xEDB88320), _crc_table(0x82F63B78)
+_ONES_32 = np.uint64(0xFFFFFFFF)
+
+
+@compiled
+def _field(start: int, length: int) -> int:
+    """The number of a known field, -1 for another name."""
+    if length > 16 or length == 0:
+        return _UNKNOWN
+    low = word(start, length)
+    high = word(start + 8, length - 8) if length > 8 else np.uint64(0)
+    mixed = (low ^ high * np.uint64(31) ^ np.uint64(length)) * _KEY
+    place = np.int64(mixed >> np.uint64(64 - _TABLE_BITS))
+    while _KEY_LENGTH[place] != 0:
+        if _KEY_LENGTH[place] == length and _KEY_LOW[place] == low and _KEY_HIGH[place] == high:
+            return int(_KEY_FIELD[place])
+        place = (place + 1) & ((1 << _TABLE_BITS) - 1)
+    return _UNKNOWN
+
+
+@inlined
+def _code(start: int, end: int, which: int, out: Scan) -> int:
+    """The code of the bytes [start, end) in a dictionary, into which they go where they are new."""
+    length, done = end - start, 0
+    mixed = np.uint64(length) * _MIX
+    while done < length:
+        mixed = (mixed ^ word(start + done, length - done)) * _KEY
+        mixed ^= mixed >> np.uint64(32)
+        done += 8
+    places = out.places[which]
+    mask = len(places) - 1
+    place = np.int64(mixed >> np.uint64(8)) & mask
+    while True:
+        code = places[place] - 1
+        if code < 0:
+            break
+        begin = out.value_start[which, code]
+        if out.value_end[which, code] - begin == length and same(begin, start, length):
+            return int(code)
+        place = (place + 1) & mask
+    code = out.sizes[which]
+    if code == out.value_start.shape[1]:
+        return -1  # full; only names of metrics can come so far
+    places[place] = code + 1
+    out.value_start[which, code], out.value_end[which, code] = start, end
+    out.sizes[which] = code + 1
+    return int(code)
+
+
+@compiled
+def _request_key(start: int, end: int) -> np.uint64:
+    """As records.request_key."""
+    a = b = _ONES_32
+    for at in range(start, end):
+        c = np.uint64(byte_at(at))
+        a = _CRC32[(a ^ c) & np.uint64(255)] ^ (a >> np.uint64(8))
+        b = _CRC32C[(b ^ c) & np.uint64(255)] ^ (b >> np.uint64(8))
+    key = (a ^ _ONES_32) << np.uint64(32) | (b ^ _ONES_32)
+    return key if key != 0 else np.uint64(1)
+
+
+@compiled
+def _metric_value(at: int, end: int) -> tuple[int, float]:
+    """(behind it, value), NaN for null; behind = -1 where it is not so simple."""
+    c = byte_at(at)
+    if c == 110:
+        return literal(at, end)[0], np.nan
+    at, value, _ = number(at + 1 if c == 45 else at, end)
+    if value > MAX_NUMBER or (c == 45 and value == 0.0):
+        return -1, np.nan
+    return at, (-value if c == 45 else value)
+
+
+@inlined
+def _metrics(at: int, end: int, row: int, out: Scan) -> int:
+    """One flat object of name: number | null; returns the place behind it, -1 where it is not so simple."""
+    first = out.entries[0]
+    at = blank(at + 1, end)
+    if at < end and byte_at(at) == 125:
+        return at + 1
+    closed = False
+    while not closed:
+        stop = name_end(at, end)
+        start, entry = at + 1, out.entries[0]
+        if stop <= start or stop - start > MAX_METRIC_NAME_CHARS or entry >= len(out.metric_row):
+            return -1
+        at = value_at(stop + 1, end)
+        if at < 0:
+            return -1
+        at, value = _metric_value(at, end)
+        name = _code(start, stop, NAMES, out)
+        if at < 0 or name < 0:
+            return -1
+        for earlier in range(first, entry):
+            if out.metric_name[earlier] == name:
+                return -1
+        out.metric_row[entry], out.metric_name[entry], out.metric_value[entry] = row, name, value
+        out.entries[0] = entry + 1
+        at, closed = next_name(at, end)
+        if at < 0:
+            return -1
+    return at
+
+
+@compiled
+def _outcome(at: int, end: int) -> tuple[int, int, int, int]:
+    """A prediction or label: (behind it, 0 null | 1 text | 2 integer | 3 boolean, what tells it)."""
+    c = byte_at(at)
+    if c == 34:
+        stop = text_end(at + 1, end)
+        return (stop + 1 if stop >= 0 else -1), 1, at + 1, stop
+    if 0 <= c - 48 <= 9:
+        at, value = integer(at, end)
+        return at, 2, value, 0
+    at, which = literal(at, end)
+    return at, (0 if which == 0 else 3), which, 0
+
+
+@compiled
+def _correct(label: tuple[int, int, int], prediction: tuple[int, int, int]) -> int:
+    """-1 no label, 1/0 = equal or not, -2 = a boolean beside a number, which only Python compares."""
+    if label[0] == 0:
+        return -1
+    if label[0] != prediction[0]:
+        return -2 if label[0] + prediction[0] == 5 else 0
+    if label[0] > 1:
+        return 1 if label[1] == prediction[1] else 0
+    length = label[2] - label[1]
+    if prediction[2] - prediction[1] != length:
+        return 0
+    return 1 if same(label[1], prediction[1], length) else 0
+
+
+@inlined
+def _text_value(at: int, end: int, field: int, row: int, out: Scan) -> int:
+    """A string or null, or a status; returns the place behind it, -1 where it is not so simple."""
+    c, kind = byte_at(at), _KINDS[field]
+    if c == 110:
+        behind, which = literal(at, end)
+        return behind if which == 0 else -1
+    if c != 34:
+        if kind != _STATUS:
+            return -1
+        behind, status = integer(at, end)
+        out.status[row] = status if behind >= 0 else 0
+        return behind if 100 <= status <= 599 else -1
+    start, stop = at + 1, text_end(at + 1, end)
+    if stop < 0:
+        return -1
+    length = stop - start
+    if kind == _STATUS:
+        said = word(start, length)
+        if length == 2 and said == np.uint64(0x6B6F):  # ok
+            out.status[row] = 200
+        elif length == 5 and said == np.uint64(0x726F727265):  # error
+            out.status[row] = 500
+        else:
+            return -1
+        return stop + 1
+    if length > MAX_TEXT_CHARS:
+        return -1
+    if kind == _ID:
+        out.id_start[row], out.id_end[row] = start, stop
+        out.key[row] = _request_key(start, stop) if length else np.uint64(0)
+    elif length:
+        out.codes[_SLOTS[field], row] = _code(start, stop, _SLOTS[field], out)
+    elif field == 1:
+        return -1  # a model needs a name
+    return stop + 1
+
+
+@inlined
+def _time_value(at: int, end: int, row: int, out: Scan) -> int:
+    if byte_at(at) == 34:
+        stop = text_end(at + 1, end)
+        ms = iso_ms(at + 1, stop) if stop >= 0 else -1
+        out.timestamp_ms[row] = ms
+        return stop + 1 if ms >= 0 else -1
+    begin = at
+    at, found, _ = number(begin, end)
+    if at < 0:  # nanoseconds are beyond 2^53
+        at, whole = integer(begin, end)
+        found = float(whole)
+    if at >= 0:
+        out.timestamp_ms[row] = epoch_ms(found)
+    return at
+
+
+@inlined
+def _value(at: int, end: int, field: int, row: int, out: Scan) -> int:
+    """The value of a known field but prediction and label; returns the place behind it or -1."""
+    kind = _KINDS[field]
+    if kind == _NUMBER:
+        if byte_at(at) == 110:
+            behind, which = literal(at, end)
+            return behind if which == 0 else -1
+        at, found, _ = number(at, end)
+        if found > _HIGHEST[_SLOTS[field]]:
+            return -1
+        out.numbers[_SLOTS[field], row] = found
+        return at
+    if kind == _TIME:
+        return _time_value(at, end, row, out)
+    if kind == _METRICS:
+        c = byte_at(at)
+        if c == 123:
+            return _metrics(at, end, row, out)
+        behind, which = literal(at, end)
+        return behind if which == 0 else -1
+    return _text_value(at, end, field, row, out)
+
+
+@inlined
+def _scan_row(at: int, end: int, row: int, out: Scan) -> bool:
+    """True if the whole row was understood."""
+    at = blank(at, end)
+    if at >= end or byte_at(at) != 123:
+        return False
+    at = blank(at + 1, end)
+    seen, closed = 0, False
+    label = prediction = (0, 0, 0)
+    while not closed:
+        stop = name_end(at, end)
+        if stop < 0:
+            return False
+        field = _field(at + 1, stop - at - 1)
+        at = value_at(stop + 1, end)
+        if at < 0 or (field != _UNKNOWN and seen >> field & 1):
+            return False
+        if field == _UNKNOWN:
+            at = skip(at, end)
+        elif _KINDS[field] == _OUTCOME:
+            at, kind, a, b = _outcome(at, end)
+            if _SLOTS[field] == 0:
+                prediction = (kind, a, b)
+            else:
+                label = (kind, a, b)
+        else:
+            at = _value(at, end, field, row, out)
+        if at < 0:
+            return False
+        seen |= 0 if field == _UNKNOWN else 1 << field
+        at, closed = next_name(at, end)
+    if at < 0 or blank(at, end) != end or seen & _REQUIRED != _REQUIRED or out.codes[0, row] < 0:
+        return False
+    correct = _correct(label, prediction)
+    out.correct[row] = correct
+    return correct > -2
+
+
+@compiled
+def scan(buffer: npt.NDArray[np.uint8], starts: Int64, ends: Int64, max_bytes: int, out: Scan) -> int:
+    """Fill `out` with the messages buffer[starts[i]:ends[i]]; returns how many were not TAKEN.
+
+    starts: -1 = a tombstone. A row larger than max_bytes is not looked at.
+    """
+    out = Scan(
+        *(borrowed(out.state), borrowed(out.timestamp_ms), borrowed(out.numbers), borrowed(out.status)),
+        *(borrowed(out.correct), borrowed(out.id_start), borrowed(out.id_end), borrowed(out.key)),
+        *(borrowed(out.codes), borrowed(out.places), borrowed(out.value_start), borrowed(out.value_end)),
+        *(borrowed(out.sizes), borrowed(out.metric_row), borrowed(out.metric_name)),
+        *(borrowed(out.metric_value), borrowed(out.entries)),
+    )
+    left, base = 0, np.int64(buffer.ctypes.data)
+    for row in range(len(starts)):
+        start, end = starts[row], ends[row]
+        if start < 0:
+            out.state[row] = TOMBSTONE
+        elif end - start > max_bytes:
+            out.state[row] = TOO_LARGE
+        else:
+            entries = out.entries[0]
+            if _scan_row(base + start, base + end, row, out):
+                out.state[row] = TAKEN
+                if out.id_end[row] != 0:
+                    out.id_start[row] -= base
+                    out.id_end[row] -= base
+                continue
+            out.entries[0] = entries
+        left += 1
+    for which in range(len(out.sizes)):
+        for code in range(out.sizes[which]):
+            out.value_start[which, code] -= base
+            out.value_end[which, code] -= base
+    return left
