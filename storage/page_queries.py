@@ -24,12 +24,12 @@ from storage.queries import (
     REJECTS,
     SERIES,
     WINDOWS,
-    Row,
     _incident,
     _labels,
-    _rows,
 )
 from storage.schema import table
+from storage.shown import Row
+from storage.shown import rows as rows_of
 
 DEPLOYMENTS, TRAININGS = table(schema.DeploymentTable), table(schema.TrainingTable)
 DISABLED = table(schema.ChannelTable)
@@ -81,7 +81,7 @@ def incident_page(
         (INCIDENTS.c.status == "resolved", -INCIDENTS.c.started_at_ms), else_=INCIDENTS.c.started_at_ms
     )
     statement = select(INCIDENTS).where(*conditions).order_by(_DONE, rank, age, INCIDENTS.c.incident_id)
-    rows = [_incident(row) for row in _rows(engine, statement.limit(limit).offset(offset))]
+    rows = [_incident(row) for row in rows_of(engine, statement.limit(limit).offset(offset))]
     labels = _labels(engine, [row["incident_id"] for row in rows])
     total = _count(engine, INCIDENTS.c.incident_id, conditions)
     return Page([{**row, "labels": labels.get(row["incident_id"], [])} for row in rows], total)
@@ -106,7 +106,7 @@ def leading_alerts(engine: Engine, incident_ids: Sequence[str]) -> dict[str, Row
         .limit(MAX_LEADING)
     )
     leading: dict[str, Row] = {}
-    for row in _rows(engine, statement):
+    for row in rows_of(engine, statement):
         leading.setdefault(str(row["incident_id"]), row)
     return leading
 
@@ -180,7 +180,7 @@ def metric_names(engine: Engine, series: str) -> list[str]:
 
 def one_series(engine: Engine, name: str) -> Row | None:
     """One series as `series_page` shows it; None when there is none of this name."""
-    found = _rows(engine, _series().where(SERIES.c.name == name))
+    found = rows_of(engine, _series().where(SERIES.c.name == name))
     return found[0] if found else None
 
 
@@ -201,7 +201,7 @@ def series_page(
     if state:
         conditions.append(_series_states(warm_up)[state])
     statement = _series().where(*conditions).order_by(SERIES.c.name)
-    rows = _rows(engine, statement.limit(limit).offset(offset))
+    rows = rows_of(engine, statement.limit(limit).offset(offset))
     return Page(rows, _count(engine, SERIES.c.id, conditions))
 
 
@@ -235,7 +235,7 @@ def similar_incidents(
     )
     mine = {str(row["series"]) for row in _alerts_of(engine, incident_id)}
     best: dict[str, tuple[int, list[str]]] = {}
-    for row in _rows(engine, statement):
+    for row in rows_of(engine, statement):
         theirs = [str(f["feature"]) for f in row["top_features"][:3]]
         likeness = sum(1 for f in theirs if f in wanted[:3])
         likeness += 1 if theirs[:1] == wanted[:1] != [] else 0
@@ -245,7 +245,7 @@ def similar_incidents(
         if likeness > best.get(row["incident_id"], (0, []))[0]:
             best[row["incident_id"]] = (likeness, theirs)
     statement_of = select(INCIDENTS).where(INCIDENTS.c.incident_id.in_(list(best)))
-    rows = [_incident(row) for row in _rows(engine, statement_of)] if best else []
+    rows = [_incident(row) for row in rows_of(engine, statement_of)] if best else []
     rows.sort(key=lambda r: r["started_at"], reverse=True)
     rows.sort(key=lambda r: best[r["incident_id"]][0], reverse=True)
     chosen = rows[:limit]
@@ -268,7 +268,7 @@ def _alerts_of(engine: Engine, incident_id: str) -> list[Row]:
         .where(LINKS.c.incident_id == incident_id)
         .limit(1_000)
     )
-    return _rows(engine, statement)
+    return rows_of(engine, statement)
 
 
 def deployments(engine: Engine, series: str, *, since_ms: int, until_ms: int) -> list[Row]:
@@ -283,7 +283,7 @@ def deployments(engine: Engine, series: str, *, since_ms: int, until_ms: int) ->
         .order_by(DEPLOYMENTS.c.at_ms)
         .limit(100)
     )
-    return _rows(engine, statement)
+    return rows_of(engine, statement)
 
 
 def reject_reasons(engine: Engine) -> list[Row]:
@@ -307,17 +307,17 @@ def reject_reasons(engine: Engine) -> list[Row]:
         .order_by(desc(groups.c.records), PARTITIONS.c.topic, PARTITIONS.c.partition, groups.c.reason)
         .limit(MAX_REASONS)
     )
-    return _rows(engine, statement, drop=("partition_id", "newest"))
+    return rows_of(engine, statement, drop=("partition_id", "newest"))
 
 
 def trainings(engine: Engine, *, limit: int = 50) -> list[Row]:
     """Trainings that were decided, newest first, failed ones included."""
-    return _rows(engine, select(TRAININGS).order_by(desc(TRAININGS.c.trained_at_ms)).limit(limit))
+    return rows_of(engine, select(TRAININGS).order_by(desc(TRAININGS.c.trained_at_ms)).limit(limit))
 
 
 def disabled_channels(engine: Engine) -> list[Row]:
     """Channels that nothing is sent to any more."""
-    return _rows(engine, select(DISABLED).order_by(DISABLED.c.channel).limit(1_000))
+    return rows_of(engine, select(DISABLED).order_by(DISABLED.c.channel).limit(1_000))
 
 
 def delivery_page(
@@ -344,7 +344,7 @@ def delivery_page(
     counted = select(func.count(DELIVERIES.c.delivery_id)).select_from(joined).where(*conditions)
     with reading(engine) as connection:
         total = int(connection.execute(counted).scalar_one())
-    return Page(_rows(engine, statement.limit(limit).offset(offset)), total)
+    return Page(rows_of(engine, statement.limit(limit).offset(offset)), total)
 
 
 def delivery_totals(engine: Engine) -> dict[str, int]:
