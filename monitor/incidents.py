@@ -23,7 +23,7 @@ from monitor.alerting import SEVERITIES
 from monitor.clock import rfc3339
 from monitor.config import ChannelSettings, DetectionSettings, Settings
 from monitor.inhibition import inhibitors
-from monitor.matching import MAX_SHARED, Memo, fold_order, memo_of, silence_of
+from monitor.memo import MAX_SHARED, Memo, fold_order, memo_of, silence_of
 from storage.types import (
     AlertRow,
     AlertTransition,

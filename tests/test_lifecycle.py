@@ -18,7 +18,7 @@ from monitor.config import ChannelSettings, Settings
 from monitor.gaps import gap_alert
 from monitor.incidents import make_fold
 from monitor.inhibition import lacks_traffic
-from monitor.matching import silence_of
+from monitor.memo import silence_of
 from monitor.similar import MIN_SCORE, Traits, likeness, most_similar, traits_of
 from monitor.sources.base import Gap, Partition
 from storage import history, queries
