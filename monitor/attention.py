@@ -18,7 +18,7 @@ from monitor import routing
 from monitor.clock import rfc3339
 from monitor.config import RouteSettings, Settings
 from monitor.incidents import NAMESPACE, make_attend
-from monitor.matching import Memo, about_of
+from monitor.memo import Memo, about_of
 from monitor.timespans import last_boundary_ms, minutes
 from storage import notices
 from storage.notices import Happened

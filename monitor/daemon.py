@@ -174,6 +174,7 @@ def health(pipeline: Pipeline, watchdog: Watchdog) -> dict[str, object]:
                 "committed_offset": p.committed_offset,
                 "watermark_ms": p.windows.watermark_ms,
                 "series": len(p.states),
+                "end_offset": pipeline.ends.get(p.key),
                 "waiting_for_model": p.at_gate,
             }
             for p in list(pipeline.owned.values())

@@ -22,7 +22,7 @@ from monitor import explain, routing
 from monitor.alerting import SEVERITIES
 from monitor.config import ChannelSettings, DetectionSettings, RouteSettings, Settings
 from monitor.inhibition import inhibitors
-from monitor.matching import MAX_SHARED, Memo, about_of, fold_order, memo_of, silence_of
+from monitor.memo import MAX_SHARED, Memo, about_of, fold_order, memo_of, silence_of
 from monitor.payloads import payload
 from storage.types import (
     AlertRow,
@@ -290,7 +290,7 @@ class _Work:
     def attend(self, incident_id: str, t: AlertTransition) -> None:
         """One incident at a later event time: tell who was held back, remind who has not answered."""
         memo, silence = self.memos[incident_id], silence_of(t.alert, self.view.silences, t.at_ms)
-        if silence is not None:
+        if silence is not None or self._explained_by(t) is not None:
             return
         held = [
             n for n in memo.held if n in self.channels and self._route(n, incident_id, t).action == "send"

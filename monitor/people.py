@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 
 from monitor.config import Settings
 from monitor.incidents import NAMESPACE
-from monitor.matching import Memo
+from monitor.memo import Memo
 from monitor.payloads import payload
 from storage import queries
 from storage.people import People

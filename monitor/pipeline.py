@@ -77,6 +77,8 @@ class Pipeline:
     halted: bool = False  # set by a signal: stop at the next batch
     turned_at_s: float = 0.0  # monotonic time of the newest sign of life, for the watchdog
     in_database: bool = False
+    ends: dict[Partition, int | None] = field(default_factory=dict)  # of the log, as of the last seconds
+    _ends_at_s: float = float("-inf")
 
     def __post_init__(self) -> None:
         self.turned_at_s = self.parts.clock.monotonic_s()
@@ -322,6 +324,9 @@ class Pipeline:
             log.warning("release_failed", partition=str(p.key), error=str(error).splitlines()[0][:300])
 
     def _observe(self) -> None:
+        if self.parts.clock.monotonic_s() - self._ends_at_s >= TELL_S:
+            self._ends_at_s = self.parts.clock.monotonic_s()
+            self.ends = {key: progress.end for key, progress in self.parts.source.progress().items()}
         self.parts.models.observe([p.event_ms for p in self.owned.values() if p.event_ms is not None])
         metrics.SERIES_LIVE.set(sum(len(p.states) for p in self.owned.values()))
 

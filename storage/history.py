@@ -19,7 +19,7 @@ DEPLOYMENTS, ACTIONS = table(schema.DeploymentTable), table(ActionTable)
 TRANSITIONS, ALERTS = table(schema.TransitionTable), table(schema.AlertTable)
 LINKS, INCIDENTS = table(schema.IncidentAlertTable), table(schema.IncidentTable)
 EVENTS, DELIVERIES = table(schema.IncidentEventTable), table(schema.DeliveryTable)
-SERIES = table(schema.SeriesTable)
+PARTITIONS = table(schema.PartitionTable)
 ORDERS: dict[str, tuple[Key, ...]] = {
     "deployments": (
         (DEPLOYMENTS.c.at_ms, True),
@@ -131,13 +131,16 @@ def traits(engine: Engine, incident_id: str) -> tuple[Row, list[Row], list[Row]]
 
 
 def newest_change(engine: Engine) -> tuple[int, int, int]:
-    """Id of the newest incident event, count of all closed windows, newest window start (ms); 0 without."""
+    """Id of the newest incident event, records of all partitions, newest watermark (ms); 0 without.
+
+    Asked every second by each listener: small tables and indexes only.
+    """
     with reading(engine) as connection:
         event = connection.execute(select(func.max(EVENTS.c.id))).scalar() or 0
-        windows, start = connection.execute(
-            select(func.sum(SERIES.c.windows), func.max(SERIES.c.last_window_start_ms))
+        records, mark = connection.execute(
+            select(func.sum(PARTITIONS.c.records), func.max(PARTITIONS.c.watermark_ms))
         ).one()
-    return int(event), int(windows or 0), int(start or 0)
+    return int(event), int(records or 0), max(0, int(mark or 0))
 
 
 def events_after(engine: Engine, event_id: int, limit: int) -> list[Row]:

@@ -7,13 +7,15 @@ from typing import Any
 from sqlalchemy import Engine, Table, delete, func, select
 
 from storage import schema
+from storage.access_schema import HttpSessionTable
 from storage.engine import reading
 from storage.schema import table
 
 SERIES, WINDOWS = table(schema.SeriesTable), table(schema.WindowTable)
 REVISIONS, SKETCHES = table(schema.WindowRevisionTable), table(schema.WindowSketchTable)
 REJECTS, DELIVERIES = table(schema.RejectTable), table(schema.DeliveryTable)
-TRANSITIONS = table(schema.TransitionTable)
+TRANSITIONS, DEPLOYMENTS = table(schema.TransitionTable), table(schema.DeploymentTable)
+SESSIONS = table(HttpSessionTable)
 DAY_MS = 86_400_000
 CHUNK_ROWS, CHUNK_SERIES = 2_000, 50
 
@@ -28,9 +30,10 @@ def purge(
 ) -> dict[str, int]:
     """Returns how many rows of each kind were deleted.
 
-    The age of windows counts in event time, from the newest window: a log of last year stays readable
-    after its replay. Rejected records and finished deliveries count in wall time. Incidents, alerts,
-    labels and models are kept for good.
+    The age of windows, steps of alerts and deployments counts in event time, from the newest window: a log
+    of last year stays readable after its replay. Rejected records, finished deliveries and ended
+    sessions count in wall time. Silences, incidents with their events, alerts, labels, notes, actions of
+    people and models are kept for good.
     """
     with reading(engine) as connection:
         newest_ms = connection.execute(select(func.max(SERIES.c.last_window_start_ms))).scalar()
@@ -49,10 +52,14 @@ def purge(
                 )
         steps = TRANSITIONS.c.folded.is_(True) & (TRANSITIONS.c.at_ms < before_ms)
         done["alert_transitions"] = _purge_where(engine, TRANSITIONS, TRANSITIONS.c.id, steps)
+        marks = DEPLOYMENTS.c.at_ms < before_ms
+        done["deployments"] = _purge_where(engine, DEPLOYMENTS, DEPLOYMENTS.c.id, marks)
     old_rejects = REJECTS.c.received_at_ms < now_ms - keep_rejected_ms
     done["rejected"] = _purge_where(engine, REJECTS, REJECTS.c.id, old_rejects)
     old_deliveries = DELIVERIES.c.finished_at_ms < now_ms - keep_deliveries_ms
     done["deliveries"] = _purge_where(engine, DELIVERIES, DELIVERIES.c.delivery_id, old_deliveries)
+    ended = SESSIONS.c.expires_at_ms < now_ms
+    done["sessions"] = _purge_where(engine, SESSIONS, SESSIONS.c.hash, ended)
     return done
 
 

@@ -226,7 +226,7 @@ def full_commit(claim: Claim) -> Commit:
         series=[make_series(name) for name in names],
         rejected_rows=[RejectedRow(4, "not_json", "bad \x00 \ud800", 5)],
         transitions=[fired("chat/a", 0), resolved("chat/a", 0, 2 * MINUTE_MS)],
-        deployments=[DeploymentRow("chat/a", "v2", MINUTE_MS)],
+        deployments=[DeploymentRow("chat/a", "v2", 0)],
     )
 
 

@@ -7,13 +7,14 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Engine, insert, text
 
-from monitor.api import cursors
+from monitor.api import cursors, replies, stream
 from monitor.api.app import create_app
 from monitor.api.server import serve_in_thread
 from monitor.config import ChannelSettings, HttpSettings, Settings
@@ -27,6 +28,7 @@ from storage.tokens import Tokens
 from storage.types import ModelVersionRow
 from tests import services
 from tests.http_client import Answer, ask
+from tests.storage_kit import make_commit, make_ledger, make_revision, make_series, make_windows
 from tests.stored import HOSTILE, OVER, populate
 
 MINUTE_MS = 60_000
@@ -319,7 +321,7 @@ def test_live_events_name_what_changed_and_go_on_after_a_break(site: Site) -> No
     site.send(f"/api/v1/incidents/{incident_id}/notes", {"text": "seen"})
     heard = listener.until('"kind": "noted"')
     assert "text/event-stream" in heard
-    mark = re.findall(r"id: (\d+\.\d+)", heard)[-1]
+    mark = re.findall(r"id: (\d+\.\d+\.\d+)", heard)[-1]
     listener.socket.close()
     dead = queries.deliveries(site.engine, status="dead", limit=1)[0]["delivery_id"]
     site.send(f"/api/v1/incidents/{incident_id}/resolve")
@@ -330,3 +332,37 @@ def test_live_events_name_what_changed_and_go_on_after_a_break(site: Site) -> No
     site.send(f"/api/v1/incidents/{incident_id}/notes", {"text": "more"})
     later.until('"kind": "noted"')
     later.socket.close()
+
+
+def test_a_server_ends_while_somebody_listens(site: Site, tmp_path: Any) -> None:
+    handle = serve_in_thread(create_app(site.engine, health=dict), "127.0.0.1", 0)
+    listener = Listener(Site(handle.url, site.engine, {"authorization": site.headers["authorization"]}, []))
+    listener.until("retry: ")
+    handle.stop()
+    while listener.socket.recv(65_536):
+        pass
+    listener.socket.close()
+    with pytest.raises(OSError, match=r"\w"):
+        ask(handle.url, "/healthz")
+
+
+def test_listeners_have_a_bound(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "MAX_STREAMS", 1)
+    first = Listener(site)
+    first.until("retry: ")
+    refused = site.get("/api/v1/events")
+    assert refused.status == 503 and refused.headers["retry-after"]
+    first.socket.close()
+
+
+def test_what_late_records_changed_stays_visible(site: Site) -> None:
+    ledger = make_ledger(site.engine)
+    claim = ledger.claim("other", 0, now_ms=1)
+    late = {"windows": [make_windows(0, ["late/a"])], "revisions": [make_revision("late/a", 0, 0.75)]}
+    ledger.commit(make_commit(claim, None, 10, series=[make_series("late/a")], **late))
+    (window,) = site.get("/api/v1/windows?series=late%2Fa").json
+    assert (window["revision"], window["score"]) == (1, 0.75)
+    start = quote(window["window_start"])
+    (before,) = site.get(f"/api/v1/revisions?series=late%2Fa&window_start={start}").json
+    assert (before["revision"], before["score"], before["request_count"]) == (0, 0.25, 60.0)
+    assert replies.Revision.model_validate(before) and replies.Window.model_validate(window)

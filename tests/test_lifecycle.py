@@ -5,21 +5,27 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from monitor import recurrence
+from monitor.config import ChannelSettings, Settings
 from monitor.gaps import gap_alert
 from monitor.incidents import make_fold
 from monitor.inhibition import lacks_traffic
-from monitor.matching import silence_of
+from monitor.memo import silence_of
 from monitor.similar import MIN_SCORE, Traits, likeness, most_similar, traits_of
 from monitor.sources.base import Gap, Partition
+from storage import history, queries
+from storage.engine import connect, upgrade
+from storage.people import People
 from storage.types import AlertRow, AlertTransition, IncidentView, SilenceRow
+from tests.storage_kit import make_commit, make_ledger, make_series
 from tests.test_incidents import MINUTE, Database, alert, at, configure
 
 BERLIN = {"days": ["tue"], "start": "22:00", "duration": "4h", "time_zone": "Europe/Berlin"}
@@ -309,3 +315,83 @@ def test_the_most_alike_come_first_and_strangers_not_at_all() -> None:
     assert MIN_SCORE <= found[1]["score"] < 1 and "model m" in found[1]["shared"]
     assert most_similar("now", candidates, rows, limit=1) == found[:1]
     assert traits_of([]) == Traits()
+
+
+# ---------------------------------------------------------------------------- on a real database
+
+
+@pytest.mark.postgres
+def test_the_ledger_knows_which_partition_a_series_comes_from(tmp_path: Path, postgres_database: str) -> None:
+    channel = ChannelSettings(url="https://example.org/hook")
+    for url in (f"sqlite:///{tmp_path / 'l.db'}", postgres_database):
+        engine = connect(url)
+        upgrade(engine)
+        ledger = make_ledger(engine, fold=make_fold(Settings(channels={"all": channel})), reopen_ms=1_800_000)
+        claims = [ledger.claim("logs", number, now_ms=0) for number in (0, 1)]
+        for claim, name in zip(claims, ("m/a", "n/a"), strict=True):
+            silent = AlertTransition(11 * MINUTE, "fired", quiet(name, 10))
+            lost = gap(10) if claim.partition == 0 else []
+            ledger.commit(
+                make_commit(claim, None, 20, series=[make_series(name)], transitions=[*lost, silent])
+            )
+        for claim in claims:
+            ledger.finish("logs", claim.partition, claim.epoch, now_ms=2_000_000)
+        told = {row["series"][0]: row["incident_id"] for row in queries.incidents(engine)}
+        events = {name: queries.incident(engine, i)["events"] for name, i in told.items()}
+        assert [e["kind"] for e in events["m/a"]] == ["opened", "notification_inhibited"]
+        assert [e["kind"] for e in events["n/a"]] == ["opened"]
+        assert events["m/a"][1]["detail"]["cause"] == told["source:logs/0"]
+        assert {row["incident_id"] for row in queries.deliveries(engine)} == {
+            told["source:logs/0"],
+            told["n/a"],
+        }
+        engine.dispose()
+
+
+deeds = st.lists(
+    st.sampled_from(["fired", "resolved", "acknowledge", "resolve", "label", "note", "silence"]), max_size=8
+)
+
+
+@settings(deadline=None, max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(deeds)
+def test_people_and_the_pipeline_take_turns_and_every_change_is_an_event(
+    tmp_path_factory: pytest.TempPathFactory, story: list[str]
+) -> None:
+    engine = connect(f"sqlite:///{tmp_path_factory.mktemp('turns') / 't.db'}")
+    upgrade(engine)
+    ledger = make_ledger(engine, fold=make_fold(Settings()), reopen_ms=1_800_000)
+    claim, people = ledger.claim("logs", 0, now_ms=0), People(engine)
+    offset: int | None = None
+    live: AlertRow | None = None
+    for minute, deed in enumerate(["fired", *story], 1):
+        transitions = []
+        if deed == "fired" and live is None:
+            live = alert("m/a", minute)
+            transitions = [at(minute, "fired", live)]
+        elif deed == "resolved" and live is not None:
+            transitions, live = [at(minute, "resolved", live)], None
+        new = (offset or 0) + 10 + minute
+        ledger.commit(make_commit(claim, offset, new, series=[make_series("m/a")], transitions=transitions))
+        offset = new
+        (incident_id, *_) = [row["incident_id"] for row in queries.incidents(engine)]
+        said = {"by": "ann", "now_ms": minute}
+        if deed in ("acknowledge", "resolve"):
+            getattr(people, deed)(incident_id, reason="why", **said)
+        elif deed == "label":
+            people.label(incident_id, "true_positive", **said)
+        elif deed == "note":
+            people.note(incident_id, "seen", **said)
+        elif deed == "silence":
+            people.silence({"model": "m"}, starts_at_ms=0, ends_at_ms=minute * MINUTE, **said)
+        for row in queries.incidents(engine):
+            found = queries.incident(engine, row["incident_id"])
+            revisions = [event["revision"] for event in found["events"]]
+            assert revisions == list(range(1, found["revision"] + 1))
+            assert all(event["actor"] in ("ann", "inferwatch") for event in found["events"])
+            assert (found["status"] == "resolved") == (found["resolved_at"] is not None)
+            if found["status"] == "acknowledged":
+                assert "acknowledged" in [event["kind"] for event in found["events"]]
+    silences = sum(deed == "silence" for deed in story)
+    assert len(history.actions(engine)) == len(queries.silences(engine)) == silences
+    engine.dispose()

@@ -27,6 +27,7 @@ from storage.outbox import Outbox
 from storage.people import People
 from storage.retention import purge
 from storage.schema import Base
+from storage.tokens import Identity, Tokens
 from storage.types import (
     FEATURE_COLUMNS,
     DatabaseInUse,
@@ -324,6 +325,9 @@ def test_training_reads_the_newest_windows_and_what_people_said(engine: Engine) 
 
 def test_retention_counts_windows_in_event_time(engine: Engine) -> None:
     fill(engine)
+    tokens = Tokens(engine)
+    for lifetime_ms in (10**10, 10**13):
+        tokens.open_session(Identity("ann", "read"), 0, lifetime_ms)
     keep = {"keep_windows_ms": 10 * MINUTE_MS, "keep_rejected_ms": 10**9}
     assert sum(purge(engine, now_ms=10**9, **keep).values()) == 0
     ledger = make_ledger(engine)
@@ -331,4 +335,5 @@ def test_retention_counts_windows_in_event_time(engine: Engine) -> None:
     ledger.commit(make_commit(claim, 10, 12, windows=[make_windows(11 * MINUTE_MS, ["chat/a"])]))
     done = purge(engine, now_ms=10**12, **keep)
     assert (done["windows"], done["window_revisions"], done["rejected"], done["deliveries"]) == (2, 1, 1, 1)
+    assert (done["deployments"], done["sessions"]) == (1, 1)
     assert len(queries.windows(engine, "chat/a")) == 2 and queries.incidents(engine)

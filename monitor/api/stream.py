@@ -25,7 +25,7 @@ MAX_STREAMS = 16
 POLL_S, HEARTBEAT_S = 1.0, 15.0
 WATCHED_DELIVERIES = 500
 MAX_EVENTS = 1_000  # per look; the rest follows with the next one
-_ID = re.compile(r"(\d{1,18})\.(\d{1,18})")
+_ID = re.compile(r"(\d{1,18})\.(\d{1,18})\.(\d{1,18})")
 
 
 @dataclass(slots=True)
@@ -34,16 +34,16 @@ class Watcher:
 
     engine: Engine
     event_id: int | None = None  # None: from now on
-    windows: int = 0
+    log: tuple[int, int] = (0, 0)  # records of all partitions, newest watermark (ms)
     deliveries: dict[str, tuple[str, int, str]] | None = None
 
     def look(self) -> list[tuple[str, dict[str, Any]]]:
         """(event, data) of everything that changed since the last look."""
-        newest, windows, start_ms = history.newest_change(self.engine)
+        newest, records, mark_ms = history.newest_change(self.engine)
         states = history.delivery_states(self.engine, WATCHED_DELIVERIES)
         found: list[tuple[str, dict[str, Any]]] = []
         if self.event_id is None or self.event_id > newest:  # from now on, or another database
-            self.event_id, self.windows, self.deliveries = newest, windows, states
+            self.event_id, self.log, self.deliveries = newest, (records, mark_ms), states
             return []
         for row in history.events_after(self.engine, self.event_id, MAX_EVENTS):
             self.event_id = int(row.pop("id"))
@@ -56,14 +56,14 @@ class Watcher:
                     told = dict(zip(("status", "attempts", "incident_id"), state, strict=True))
                     found.append(("delivery", {"delivery_id": delivery_id, **told}))
         self.deliveries = states
-        if windows != self.windows:
-            self.windows = windows
-            found.append(("window", {"windows": windows, "window_start": rfc3339(start_ms)}))
+        if (records, mark_ms) != self.log:
+            self.log = (records, mark_ms)
+            found.append(("window", {"records": records, "watermark": rfc3339(mark_ms)}))
         return found
 
     @property
     def mark(self) -> str:
-        return f"{self.event_id or 0}.{self.windows}"
+        return f"{self.event_id or 0}.{self.log[0]}.{self.log[1]}"
 
 
 @dataclass(slots=True)
@@ -80,7 +80,7 @@ class Streams:
         known = _ID.fullmatch(last_event_id or "")
         watcher = Watcher(self.engine)
         if known is not None:
-            watcher.event_id, watcher.windows = int(known[1]), int(known[2])
+            watcher.event_id, watcher.log = int(known[1]), (int(known[2]), int(known[3]))
         self.open += 1
         try:
             quiet_s, begun = 0.0, False
@@ -118,8 +118,8 @@ def router(engine: Engine, streams: Streams | None = None) -> APIRouter:
                 "content": {
                     "text/event-stream": {
                         "schema": {"type": "string"},
-                        "example": 'event: incident\nid: 12.3400\ndata: {"incident_id": "3f6c...", '
-                        '"revision": 2, "kind": "acknowledged"}\n\n',
+                        "example": "event: incident\nid: 12.3400.1769860800000\n"
+                        'data: {"incident_id": "3f6c...", "revision": 2, "kind": "acknowledged"}\n\n',
                     }
                 },
             },
