@@ -27,5 +27,8 @@ lint: setup  ## ruff and mypy --strict
 test: setup lint  ## all tests, against a real Kafka broker and a real PostgreSQL
 	$(BIN)/pytest -n 2 --dist loadscope -q
 
+docs: setup  ## build the documentation as a site, strictly, into site/
+	$(BIN)/zensical build --strict --clean
+
 clean:  ## remove what was built
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist site .cache .pytest_cache .mypy_cache .ruff_cache

@@ -12,6 +12,7 @@ from storage.names import FEATURE_COLUMNS
 
 NAME_LENGTH = 512  # a text key stays far below the 2,704 bytes of a PostgreSQL index entry
 ID_LENGTH = 64
+_RESENT = text("resend_at_ms IS NOT NULL")
 
 
 class Base(DeclarativeBase):
@@ -321,12 +322,7 @@ class DeliveryTable(Base):
     resend_at_ms: Mapped[int | None]  # of a delivered one: when the receiver is told again
 
     __table_args__ = (
-        Index(
-            "deliveries_resend",
-            "resend_at_ms",
-            sqlite_where=text("resend_at_ms IS NOT NULL"),
-            postgresql_where=text("resend_at_ms IS NOT NULL"),
-        ),
+        Index("deliveries_resend", "resend_at_ms", sqlite_where=_RESENT, postgresql_where=_RESENT),
         Index("deliveries_order", "incident_id", "channel", "sequence"),
         Index(
             "deliveries_due",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from standardwebhooks import Webhook
 
@@ -208,6 +208,8 @@ def test_slack_shows_names_of_the_log_as_text_only(event: str) -> None:
     st.integers(0, 200),
     st.sampled_from(["incident.opened", "incident.resolved", "digest"]),
 )
+@example(" ", 1, "digest")
+@example("", 0, "incident.opened")
 def test_slack_messages_keep_the_limits_whatever_the_log_holds(text: str, many: int, event: str) -> None:
     rows = [{"title": text, "status": "open", "severity": "major"}] * many
     sent = body_of("slack", event, title=text, summary=text, series=[text] * many, incidents=rows)

@@ -103,7 +103,7 @@ def read(delivery: ClaimedDelivery, dashboard_url: str = "") -> Notice:
 def clean(text: str) -> str:
     """`text` on one line and without control and invisible formatting characters; names come from the log."""
     if text.isascii() and text.isprintable():
-        return text
+        return text.strip()
     kept = "".join(" " if unicodedata.category(c) in _UNSAFE else c for c in text)
     return " ".join(kept.split())
 
