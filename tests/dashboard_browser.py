@@ -86,7 +86,9 @@ def accessibility_violations(page: Page, *, only_colours: bool = False) -> list[
     chosen = (
         {"type": "rule", "values": ["color-contrast"]} if only_colours else {"type": "tag", "values": RULES}
     )
-    found = page.evaluate("(chosen) => axe.run(document, {runOnly: chosen})", chosen)
+    found = page.evaluate(
+        "(chosen) => axe.run(document, {runOnly: chosen, resultTypes: ['violations']})", chosen
+    )
     return [
         f"{v['id']}: {v['nodes'][0]['html'][:200]} {v['nodes'][0]['failureSummary']}"
         for v in found["violations"]

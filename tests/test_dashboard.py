@@ -72,6 +72,12 @@ def fact(page: Page, name: str) -> str:
     return page.locator(".facts div", has=page.locator("dt", has_text=re.compile(f"^{name}$"))).inner_text()
 
 
+def arrived(page: Page, heading: str) -> None:
+    """Wait until a page that was asked for is there, its scripts included."""
+    expect(page.locator("h1")).to_have_text(heading)
+    page.wait_for_load_state("load")
+
+
 # ------------------------------------------------------------------ questions
 
 
@@ -245,13 +251,13 @@ def test_everything_can_be_reached_with_the_keyboard(site: Site) -> None:
         expect(card.locator("a")).to_be_focused()
         assert card.evaluate("e => getComputedStyle(e).outlineStyle") == "solid"
         page.keyboard.press("Enter")
-        expect(page.locator("h1")).to_have_text(f"High p99 latency on {LARGE}")
+        arrived(page, f"High p99 latency on {LARGE}")
         page.keyboard.press("a")
         expect(page.get_by_role("dialog", name="Acknowledge")).to_be_visible()
         page.keyboard.press("Escape")
         expect(page.get_by_role("dialog")).to_have_count(0)
         page.keyboard.press("u")
-        expect(page.locator("h1")).to_have_text("3 incidents going on")
+        arrived(page, "3 incidents going on")
         page.keyboard.press("/")
         expect(page.get_by_label("Search")).to_be_focused()
         page.keyboard.press("Escape")
@@ -260,7 +266,7 @@ def test_everything_can_be_reached_with_the_keyboard(site: Site) -> None:
         page.keyboard.press("Escape")
         page.keyboard.press("g")
         page.keyboard.press("s")
-        expect(page.locator("h1")).to_have_text("Series")
+        arrived(page, "Series")
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.className") == "skip"
 

@@ -109,6 +109,16 @@ def told_words(counts: Mapping[str, int]) -> dict[str, str]:
     return {"kind": "good", "text": "notified" if total == 1 else f"{total} notifications delivered"}
 
 
+def _untold(events: Sequence[Row]) -> dict[str, str]:
+    """Why nobody was notified."""
+    kinds = {event["kind"] for event in events}
+    if "notification_silenced" in kinds:
+        return {"kind": "none", "text": "kept quiet by a silence"}
+    if "notification_inhibited" in kinds:
+        return {"kind": "none", "text": "kept quiet by what explains it"}
+    return told_words({})
+
+
 def one(engine: Engine, found: Row, now_ms: int) -> dict[str, Any]:
     """Context of the page of an incident that `queries.incident` has found."""
     alerts = sorted(
@@ -135,7 +145,7 @@ def one(engine: Engine, found: Row, now_ms: int) -> dict[str, Any]:
         "notes": found["notes"],
         "label": found["labels"][-1] if found["labels"] else None,
         "seen": [e for e in found["events"] if e["kind"] == "acknowledged"][-1:],
-        "told": told_words(statuses),
+        "told": told_words(statuses) if statuses else _untold(found["events"]),
         "versions": sorted({str(v) for a in alerts for v in a["model_versions"]}),
         "slices": guilty_slices(alerts),
         "exemplars": list(dict.fromkeys(str(x) for a in alerts for x in a["exemplars"]))[:12],

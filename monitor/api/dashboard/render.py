@@ -36,11 +36,12 @@ _EVENT_WORDS = {
     "alert_resolved": "One series is back to normal",
     "severity_raised": "Got worse",
     "resolved": "Resolved",
-    "withdrawn": "Withdrawn",
+    "alert_withdrawn": "An alert was withdrawn",
     "acknowledged": "Acknowledged",
     "labelled": "Labelled",
     "noted": "Note",
-    "silenced": "Silenced",
+    "notification_silenced": "Kept quiet by a silence",
+    "notification_inhibited": "Kept quiet by what explains it",
 }
 _LABEL_WORDS = {"true_positive": "real problem", "false_positive": "false alarm"}
 _RESOLUTIONS = {
