@@ -19,7 +19,6 @@ from monitor.api.server import serve_in_thread
 from storage.engine import connect
 from tests.dashboard_browser import Site, accessibility_violations, chromium, painted
 from tests.dashboard_site import EMBED, FRESH, HOSTILE, LARGE, SUPPORT, Story, incident_of, populate
-from tests.dashboard_writes import add_missing
 
 ROOT = Path(__file__).parent.parent
 PATHS = ("/", "/series", "/models", "/sources", "/silences", "/deliveries")
@@ -39,7 +38,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Engi
     story = populate(url, int(time.time() * 1000), hostile=True)
     engine = connect(url)
     app = create_app(engine, health=dict)
-    add_missing(app, engine)
     handle = serve_in_thread(app, "127.0.0.1", 0)
     yield handle.url, engine, story
     handle.stop()

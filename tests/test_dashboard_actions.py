@@ -18,7 +18,6 @@ from storage import queries
 from storage.engine import connect
 from tests.dashboard_browser import Site, chromium, painted
 from tests.dashboard_site import EMBED, HOSTILE, LARGE, incident_of, populate
-from tests.dashboard_writes import add_missing
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +33,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServerHan
     populate(url, int(time.time() * 1000), hostile=True)
     engine = connect(url)
     app = create_app(engine, health=dict)
-    add_missing(app, engine)
     handle = serve_in_thread(app, "127.0.0.1", 0)
     yield handle, engine
     handle.stop()
