@@ -56,11 +56,16 @@ def try_out(artifact: bytes, expected: list[float] | None, *, timeout_s: float =
     if done.returncode != 0:
         said = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["nothing"]
         raise ModelRefusedError(f"the trial ended with {done.returncode}: {said[0][:200]}")
-    answered = np.array(json.loads(done.stdout.splitlines()[-1]), float)
-    if not (np.isfinite(answered).all() and (answered >= 0).all() and (answered <= 1).all()):
+    check(json.loads(done.stdout.splitlines()[-1]), expected)
+
+
+def check(answered: list[float], expected: list[float] | None) -> None:
+    """Pure. Raises ModelRefusedError for answers that are no probabilities, or not the expected ones."""
+    scores = np.array(answered, float)
+    if not (np.isfinite(scores).all() and (scores >= 0).all() and (scores <= 1).all()):
         raise ModelRefusedError("its scores are no probabilities")
     if expected is not None and not (
-        len(expected) == len(answered) and np.allclose(answered, expected, rtol=0.0, atol=TOLERANCE)
+        len(expected) == len(scores) and np.allclose(scores, expected, rtol=0.0, atol=TOLERANCE)
     ):
         raise ModelRefusedError("its scores are not those it was registered with")
 
