@@ -73,6 +73,14 @@ def _verified(artifact: bytes, key: bytes | None) -> tuple[dict[str, Any], dict[
     return manifest, parts
 
 
+def verify(artifact: bytes, *, key: bytes | None = None) -> None:
+    """Compare every hash; parses nothing that is not vouched for. Raises ValueError."""
+    try:
+        _verified(artifact, key)
+    except (KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"the manifest of a model artefact is odd: {type(error).__name__}") from None
+
+
 def load(
     artifact: bytes, *, false_alarms_per_week: float, window_ms: int, key: bytes | None = None
 ) -> Ensemble:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from monitor import alerting
 from monitor.clock import Clock
 from monitor.config import Settings
+from monitor.gaps import apart_id
 from monitor.models import Models
 from monitor.partition import Draft, OwnedPartition
 from monitor.sources.base import Assigned, Partition, Source
@@ -80,6 +81,7 @@ def load_partition(settings: Settings, parts: Parts, assigned: Assigned, claim: 
         if row.alert_state is not None:
             alerts[row.series] = alerting.AlertState.from_bytes(row.alert_state)
     owned: OwnedPartition
+    suffix = parts.facts.recall(APART.format(key)) or ""
 
     def load_sketch(series: str, start_ms: int) -> bytes | None:
         drafted = owned.draft.sketches.get((series, start_ms))
@@ -104,7 +106,7 @@ def load_partition(settings: Settings, parts: Parts, assigned: Assigned, claim: 
         load_sketch=load_sketch,
         load_parked=load_parked,
         max_metrics=settings.record.max_metrics,
-        series_suffix=parts.facts.recall(APART.format(key)) or "",
+        series_suffix=suffix,
     )
     now_s = parts.clock.monotonic_s()
     owned = OwnedPartition(
@@ -120,6 +122,7 @@ def load_partition(settings: Settings, parts: Parts, assigned: Assigned, claim: 
         committed_at_s=now_s,
         read_at_s=now_s,
         told_at_s=now_s,
+        untold_suffix=suffix if suffix and not parts.ledger.has_alert(apart_id(key)) else "",
     )
     return owned
 

@@ -60,7 +60,15 @@ class SourceSettings(_Section):
     sasl_password_env: str | None = Field(
         None, description="environment variable that holds the SASL password"
     )
+    sasl_password_file: Path | None = Field(
+        None,
+        description="file that holds the SASL password, instead of sasl_password_env; read at each connect",
+    )
     ssl_cafile: Path | None = Field(None, description="PEM file of the authorities to trust")
+    ssl_certfile: Path | None = Field(
+        None, description="PEM file of our certificate, where brokers ask for one"
+    )
+    ssl_keyfile: Path | None = Field(None, description="PEM file of our certificate's key")
 
 
 class RecordSettings(_Section):

@@ -76,18 +76,20 @@ def _source_settings(source: SourceSettings, environment: Mapping[str, str]) -> 
             )
             for path in source.paths
         ]
-    variable = source.sasl_password_env
+    variable, file = source.sasl_password_env, source.sasl_password_file
     if source.security_protocol.startswith("SASL"):
-        if source.sasl_mechanism is None or variable is None:
+        if source.sasl_mechanism is None or (variable is None and file is None):
             return [
                 Check(
                     "source.sasl",
                     False,
                     f"{source.security_protocol} without credentials",
-                    "set source.sasl_mechanism, source.sasl_username and source.sasl_password_env",
+                    "set source.sasl_mechanism, source.sasl_username and source.sasl_password_env or _file",
                 )
             ]
-        if variable not in environment:
+        if file is not None and not os.access(file, os.R_OK):
+            return [Check("source.sasl_password_file", False, f"cannot read {file}", "correct the path")]
+        if file is None and variable not in environment:
             return [
                 Check("source.sasl_password_env", False, f"{variable} is not set", f"export {variable}=...")
             ]

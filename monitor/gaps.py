@@ -11,7 +11,7 @@ from monitor.sources.base import Gap, Partition
 from monitor.steps import CapReached
 from storage.types import AlertRow, AlertTransition
 
-REASON, CAP_REASON = "source_gap", "series_cap"
+REASON, CAP_REASON, APART_REASON = "source_gap", "series_cap", "series_in_two_partitions"
 
 
 def gap_alert(gap: Gap, lost: int, at_ms: int) -> list[AlertTransition]:
@@ -48,12 +48,36 @@ def cap_alert(partition: Partition, reached: CapReached) -> list[AlertTransition
     )
 
 
+def apart_id(partition: Partition) -> str:
+    return _alert_id("apart", f"source:{partition}")
+
+
+def apart_alert(partition: Partition, suffix: str, at_ms: int) -> list[AlertTransition]:
+    """Fires and resolves at once, once per partition: some of its series live in another partition too."""
+    return _fact(
+        partition,
+        "apart",
+        at_ms,
+        severity="major",
+        rarity="never with a producer that keys by series",
+        reason=APART_REASON,
+        summary=(
+            f"series of {partition} are found in another partition too; they are kept apart here under names "
+            f"that end in {suffix}; key the producer by what record.series_by names"
+        ),
+    )
+
+
+def _alert_id(key: str, series: str) -> str:
+    return str(uuid.uuid5(NAMESPACE, f"{key} {series}"))
+
+
 def _fact(
     partition: Partition, key: str, at_ms: int, *, severity: str, rarity: str, reason: str, summary: str
 ) -> list[AlertTransition]:
     series = f"source:{partition}"
     alert = AlertRow(
-        alert_id=str(uuid.uuid5(NAMESPACE, f"{key} {series}")),
+        alert_id=_alert_id(key, series),
         series=series,
         model="",
         endpoint="",

@@ -81,6 +81,7 @@ def train_at(settings: Settings, trained_at_ms: int) -> dict[str, Any]:
     Runs in a process of its own. Returns what was decided: version, promoted, reason, metrics.
     """
     from detectors.training import train
+    from detectors.trial import golden
 
     engine = connect(settings.database.url)
     try:
@@ -111,7 +112,7 @@ def train_at(settings: Settings, trained_at_ms: int) -> dict[str, Any]:
                 detector="ensemble",
                 trained_at_ms=trained_at_ms,
                 status="champion" if result.promoted else "refused",
-                metrics=result.metrics,
+                metrics={**result.metrics, "golden": golden(result.ensemble)},
                 artifact=result.artifact,
                 sha256=hashlib.sha256(result.artifact).hexdigest(),
                 reason=result.reason,

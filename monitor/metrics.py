@@ -53,6 +53,11 @@ OVERFLOW = Counter(
 TRAININGS = Counter(
     "inferwatch_trainings", "Trainings by outcome: promoted, refused, failed", ["outcome"], registry=REGISTRY
 )
+MODELS_REFUSED = Counter(
+    "inferwatch_models_refused",
+    "Trials that a registered model did not stand; the one before serves on",
+    registry=REGISTRY,
+)
 STALLS = Counter("inferwatch_stalls", "Times the reading loop did not turn for too long", registry=REGISTRY)
 HEARTBEAT = Gauge(
     "inferwatch_heartbeat_timestamp_seconds", "Wall time of the newest heartbeat", registry=REGISTRY

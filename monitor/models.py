@@ -34,6 +34,7 @@ ACTIVATION_DELAY_MS = HOUR_MS
 SETTLED_MS = HOUR_MS // 2  # behind T; later than the default revision horizon, so what is trained on is final
 STRAGGLER_WAIT_S = 30.0
 CHOICE_CHECK_S = 10.0
+RETRIAL_S = 600.0
 NEVER_MS = 1 << 62
 ANCHOR_KEY = "training_anchor_ms"
 
@@ -96,6 +97,8 @@ class TrainedModels:
     monotonic_s: Callable[[], float]
     training_s: float = 0.0  # wall time in which trainings ran
     _loaded: dict[str | None, Scorer] = field(default_factory=dict)
+    _newest: Scorer | None = None  # the scorer that was asked for last and is sound
+    _refused_until_s: dict[str | None, float] = field(default_factory=dict)
     _first_ms: int | None = None  # event time of the first training
     _decided: set[int] = field(default_factory=set)
     _training_ms: int = 0
@@ -111,11 +114,31 @@ class TrainedModels:
         return self._scorer(version if version is not None else self.registry.champion())
 
     def _scorer(self, version: str | None) -> Scorer:
-        """A registered version; the shipped prior for None and for a version that is not registered."""
-        if version not in self._loaded:
-            artifact = self.registry.artifact(version) if version is not None else None
-            self._loaded[version] = load_scorer(self.settings, artifact)
-        return self._loaded[version]
+        """A registered version; the shipped prior for None and for a version that is not registered.
+
+        A version that does not stand its trial is not used: the one in force before serves on, and the
+        trial is repeated after RETRIAL_S.
+        """
+        if version in self._loaded:
+            self._newest = self._loaded[version]
+        elif self.monotonic_s() >= self._refused_until_s.get(version, float("-inf")):
+            self._newest = self._tried(version)
+        return self._newest if self._newest is not None else self._scorer(None)
+
+    def _tried(self, version: str | None) -> Scorer | None:
+        artifact = self.registry.artifact(version) if version is not None else None
+        try:
+            if artifact is not None:
+                from detectors import trial
+
+                trial.try_out(artifact, self.registry.golden(version), timeout_s=trial.TIMEOUT_S)
+            scorer = self._loaded[version] = load_scorer(self.settings, artifact)
+        except ValueError as error:
+            metrics.MODELS_REFUSED.inc()
+            log.error("model_refused", version=version, reason=str(error)[:300])
+            self._refused_until_s[version] = self.monotonic_s() + RETRIAL_S
+            return self._newest
+        return scorer
 
     def gate_ms(self, event_ms: int) -> int:
         if not self.settings.training.enabled:

@@ -123,6 +123,7 @@ class OwnedPartition:
     ended: bool = False
     gate_ms: int | None = None  # event time at which a model must be decided before reading on
     at_gate: bool = False
+    untold_suffix: str = ""  # series have names of their own here, and no incident says so yet
     returning: dict[str, SeriesRow] = field(default_factory=dict)  # parked ones that have a place again
 
     @property
@@ -131,7 +132,9 @@ class OwnedPartition:
 
     @property
     def dirty(self) -> bool:
-        return self.next_offset != self.committed_offset or bool(self.draft.windows or self.draft.transitions)
+        return self.next_offset is not None and (
+            self.next_offset != self.committed_offset or bool(self.draft.windows or self.draft.transitions)
+        )
 
     @property
     def event_ms(self) -> int | None:

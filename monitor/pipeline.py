@@ -21,7 +21,7 @@ from monitor import alerting, metrics
 from monitor.claims import APART, Parts, Waiting, load_partition
 from monitor.config import Settings
 from monitor.errors import SourceError
-from monitor.gaps import cap_alert, gap_alert
+from monitor.gaps import apart_alert, cap_alert, gap_alert
 from monitor.partition import Decoded, OwnedPartition
 from monitor.records import Decoder, RecordColumns
 from monitor.sources.base import (
@@ -252,6 +252,9 @@ class Pipeline:
         """Write the draft of one partition; False when it must be tried again or was fenced."""
         if not p.dirty:
             return True
+        if p.untold_suffix and p.windows.watermark_ms is not None:
+            p.draft.transitions += apart_alert(p.key, p.untold_suffix, p.windows.watermark_ms)
+            p.untold_suffix = ""
         try:
             with metrics.COMMIT_SECONDS.time(), self._database():
                 self.parts.ledger.commit(p.take_draft(self.parts.clock.now_ms()))

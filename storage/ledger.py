@@ -17,6 +17,7 @@ from storage.schema import table
 from storage.types import Claim, Commit, Fenced, Fold, SeriesRow
 
 PARTITIONS, SERIES = table(schema.PartitionTable), table(schema.SeriesTable)
+ALERTS = table(schema.AlertTable)
 SKETCHES, REJECTS = table(schema.WindowSketchTable), table(schema.RejectTable)
 SKETCH_HORIZONS = 2
 """Sketches are kept this many revision horizons: amendments that wait for their window to close were
@@ -282,6 +283,11 @@ class Ledger:
         )
         with reading(self.engine) as connection:
             return connection.execute(statement).scalar()
+
+    def has_alert(self, alert_id: str) -> bool:
+        with reading(self.engine) as connection:
+            found = connection.execute(select(ALERTS.c.alert_id).where(ALERTS.c.alert_id == alert_id))
+            return found.first() is not None
 
     def load_parked(self, topic: str, partition: int, names: list[str]) -> list[SeriesRow]:
         """Those of `names` that were parked in this partition, with their states."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +69,16 @@ class ModelRegistry:
         """The artefact of a version; None for an unknown one, which the shipped prior is too."""
         with reading(self.engine) as connection:
             return connection.execute(select(MODELS.c.artifact).where(MODELS.c.version == version)).scalar()
+
+    def golden(self, version: str | None) -> list[float] | None:
+        """What a version answered when it was registered (metrics["golden"]); None where nobody knows."""
+        with reading(self.engine) as connection:
+            stored = connection.execute(select(MODELS.c.metrics).where(MODELS.c.version == version)).scalar()
+        try:
+            found = json.loads(stored or "{}").get("golden")
+            return None if found is None else [float(x) for x in found]
+        except (ValueError, TypeError, AttributeError):
+            return []  # odd: nothing will be equal to it
 
     def champion_artifact(self) -> bytes | None:
         with reading(self.engine) as connection:

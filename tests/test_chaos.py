@@ -31,7 +31,7 @@ PARTITIONS, DAEMONS, KILLS, SEED = 6, 3, 5, 3
 
 
 @pytest.mark.kafka
-@pytest.mark.timeout(900)  # what it asserts does not depend on how busy the machine is
+@pytest.mark.timeout(1_800)  # what it asserts does not depend on how busy the machine is
 def test_a_fleet_under_faults_loses_nothing(
     kafka_bootstrap: str, kafka_topic: Callable[..., str], postgres_url: str, tmp_path: Path
 ) -> None:

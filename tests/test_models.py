@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from detectors import artifacts
+from detectors import artifacts, trial
 from detectors.ensemble import Ensemble
+from detectors.trial import ModelRefusedError, check, golden, try_out
 from monitor.clock import ManualClock
 from monitor.config import Settings, TrainingSettings
 from monitor.models import ACTIVATION_DELAY_MS, HOUR_MS, SETTLED_MS, TrainedModels
@@ -123,3 +127,77 @@ def test_a_rollback_reaches_a_running_process(settings: Settings) -> None:
     models.registry.rollback()
     clock.advance(60_000)
     assert models.chosen(trained, gate + HOUR_MS) is prior
+
+
+def resealed(artifact: bytes, change: Callable[[dict[str, bytes]], None]) -> bytes:
+    """The artefact with changed parts and hashes that agree with them, as somebody would make it who can
+    write to the database."""
+    manifest, parts = artifacts._verified(artifact, None)
+    change(parts)
+    manifest["parts"] = [[n, len(data), hashlib.sha256(data).hexdigest()] for n, data in parts.items()]
+    text = json.dumps(manifest, sort_keys=True).encode()
+    head = artifacts._HEAD.pack(artifacts._MAGIC, len(text), artifacts._digest(text, None))
+    return head + text + b"".join(parts.values())
+
+
+def scrambled_trees(parts: dict[str, bytes]) -> None:
+    text = zlib.decompress(parts["gbdt.txt.z"]).replace(b"left_child=", b"left_child=99999 ", 5)
+    parts["gbdt.txt.z"] = zlib.compress(text)
+
+
+def other_numbers(parts: dict[str, bytes]) -> None:
+    parts["calibration.json"] = parts["calibration.json"].replace(b"0.", b"7.")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: b"",
+        lambda whole: whole[:-1000],
+        lambda whole: whole[: len(whole) // 2] + b"x" + whole[len(whole) // 2 + 1 :],
+        lambda whole: resealed(whole, scrambled_trees),
+        lambda whole: resealed(whole, other_numbers),
+    ],
+    ids=["empty", "cut off", "one byte", "scrambled trees", "other numbers"],
+)
+def test_a_damaged_model_is_refused_and_the_old_one_serves_on(
+    settings: Settings, damage: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = ManualClock(0)
+    models = models_for(settings, clock)
+    good = register(models.registry, START_MS, promote=True)
+    assert models.at_claim(good) is models.at_claim(None)
+    serving = models.at_claim(good)
+    monkeypatch.setattr(trial, "TIMEOUT_S", 10.0)  # the scrambled trees send their reader round for ever
+    artifact = damage(artifacts.save(Ensemble.prior(false_alarms_per_week=1.0, window_ms=60_000)))
+    golden_scores = golden(Ensemble.prior(false_alarms_per_week=1.0, window_ms=60_000))
+    row = ModelVersionRow(
+        "bad", "ensemble", START_MS + 1, "champion", {"golden": golden_scores}, artifact, "0" * 64
+    )
+    models.registry.add(row)
+    assert models.registry.champion() == "bad"
+    clock.advance(11_000)
+    assert models.chosen(serving, START_MS + ACTIVATION_DELAY_MS + 2) is serving
+    assert models.at_claim("bad") is serving
+    fresh = models_for(settings, clock)  # a daemon that begins with it has the shipped prior
+    assert (
+        fresh.at_claim("bad").version == Ensemble.prior(false_alarms_per_week=1.0, window_ms=60_000).version
+    )
+
+
+@pytest.mark.timeout(900)  # what it asserts does not depend on how busy the machine is
+def test_a_model_that_answers_as_it_did_is_used() -> None:
+    prior = Ensemble.prior(false_alarms_per_week=1.0, window_ms=60_000)
+    artifact, scores = artifacts.save(prior), golden(prior)
+    assert len(scores) == 4 * 8 and all(0 <= x <= 1 for x in scores) and len(set(scores)) > 8
+    try_out(artifact, scores, timeout_s=800.0)
+    check(scores, scores)
+    check(scores, None)
+    for answered in ([1.0 - x for x in scores], scores[:-1]):
+        with pytest.raises(ModelRefusedError, match="not those"):
+            check(answered, scores)
+    for odd in (float("nan"), -0.1, 1.1, float("inf")):
+        with pytest.raises(ModelRefusedError, match="no probabilities"):
+            check([odd, *scores[1:]], None)
+    with pytest.raises(ModelRefusedError, match="longer"):
+        try_out(artifact, scores, timeout_s=0.01)

@@ -288,6 +288,12 @@ def test_a_series_in_two_partitions_goes_on_under_two_names(tmp_path: Path) -> N
     names = [dict(row)["series"] for row in windows]
     assert sorted(set(names)) == ["m-small/svc-0", "m-small/svc-0@1"]
     assert totals(url)["accepted"] == sum(map(len, halves))
+    told = "select h.series, a.summary from alert_history h join alerts a on a.alert_id = h.alert_id "
+    (incident,) = rows(url, told + "join incident_history i on i.incident_id = h.incident_id "
+                       "where h.reason = 'series_in_two_partitions'")  # fmt: skip
+    assert (
+        incident["series"] == "source:unkeyed/1" and "found in another partition too" in incident["summary"]
+    )
 
 
 def test_records_deleted_before_they_were_read_are_one_incident_with_their_number(tmp_path: Path) -> None:

@@ -107,6 +107,8 @@ class KafkaSource:
             raise SourceError(f"Kafka refuses: {error!r}") from error
         except AWAY as error:
             self._went_away(error, deadline_s)
+        except SourceError:  # a setting that waiting does not mend
+            raise
         except Exception as error:
             events += self._recover(error)
         before = self._drain_callbacks()

@@ -77,7 +77,7 @@ def keep_join_result(consumer: Any) -> None:
 def client_options(settings: SourceSettings) -> dict[str, Any]:
     """Options of KafkaConsumer that do not depend on the group.
 
-    Raises SourceError if the environment lacks the password the settings name.
+    Raises SourceError if the environment or the file that the settings name has no password.
     """
     options: dict[str, Any] = {
         "bootstrap_servers": [part.strip() for part in settings.bootstrap_servers.split(",")],
@@ -92,16 +92,27 @@ def client_options(settings: SourceSettings) -> dict[str, Any]:
         "max_partition_fetch_bytes": settings.fetch_max_bytes // 4,
         "security_protocol": settings.security_protocol,
     }
-    if settings.ssl_cafile is not None:
-        options["ssl_cafile"] = str(settings.ssl_cafile)
+    for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
+        if getattr(settings, name) is not None:
+            options[name] = str(getattr(settings, name))
     if settings.security_protocol.startswith("SASL"):
-        name = settings.sasl_password_env
-        if name is None or name not in os.environ:
-            raise SourceError(f"sasl_password_env: the environment has no variable {name!r}")
         options["sasl_mechanism"] = settings.sasl_mechanism
         options["sasl_plain_username"] = settings.sasl_username
-        options["sasl_plain_password"] = os.environ[name]
+        options["sasl_plain_password"] = sasl_password(settings)
     return options
+
+
+def sasl_password(settings: SourceSettings) -> str:
+    """From the environment or a file, never from the settings themselves. Raises SourceError without it."""
+    name, path = settings.sasl_password_env, settings.sasl_password_file
+    if path is not None:
+        try:
+            return path.read_text(encoding="utf-8").rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SourceError(f"sasl_password_file: cannot read {path}: {type(error).__name__}") from None
+    if name is None or name not in os.environ:
+        raise SourceError(f"sasl_password_env: the environment has no variable {name!r}")
+    return os.environ[name]
 
 
 def close_within(consumer: Any, timeout_s: float) -> None:
