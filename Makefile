@@ -27,5 +27,11 @@ lint: setup  ## ruff and mypy --strict
 test: setup lint  ## all tests, against a real Kafka broker and a real PostgreSQL
 	$(BIN)/pytest -n 2 --dist loadscope -q
 
+bench: setup  ## throughput, scoring, scale and queries; results in benchmarks/results (takes a quiet machine)
+	$(BIN)/python -m benchmarks.throughput
+	$(BIN)/python -m benchmarks.scoring
+	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.queries
+
 clean:  ## remove what was built
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
