@@ -143,7 +143,7 @@ def main() -> None:
     for name, results in rates.items():
         print(f"| {name} | {rounds.spread([r['rate'] for r in results])} |")
     first = f"ours, {options.series:,} series"
-    compared = {to: rounds.ratios(rates, first, to, "rate") for to in list(rates)[3:]}
+    compared = {to: rounds.ratios(rates, first, to, "rate") for to in rates if not to.startswith("ours")}
     for to, values in compared.items():
         print(f"{first} : {to} = {rounds.spread(values)}")
     rounds.save("scoring", {"machine": rounds.machine(), "results": found, "ratios": compared}, options.out)
