@@ -3,7 +3,8 @@
 `python -m benchmarks.throughput` starts a broker (or takes KAFKA_BOOTSTRAP_SERVERS), writes one topic and
 lets every contender read it in turn, each in its own process, for several rounds. CPU time is what is
 compared: it includes the client's threads and leaves out the broker and whatever else the machine does.
-QUIX_PYTHON names the interpreter of an environment with quixstreams in it; without it that row is missing.
+QUIX_PYTHON names the interpreter of an environment with quixstreams in it; a peer that is not installed is
+left out.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -239,7 +241,8 @@ def main() -> None:
         print(json.dumps(one(name, bootstrap, topic, Path(folder), shape)))
         return
     sizes = [f"--records={shape[0]}", f"--series={shape[1]}", f"--minutes={shape[2]}"]
-    names = ["consume kafka-python", "consume confluent", "consume batches", "decode msgspec"]
+    names = ["consume kafka-python", "consume batches", "decode msgspec"]
+    names += ["consume confluent"] if find_spec("confluent_kafka") else []
     names += [f"whole {reader}" for reader in OURS] + ["whole file"]
     with tempfile.TemporaryDirectory() as folder:
         messages = load.write(load.make(*shape), Path(folder) / "log.jsonl")
