@@ -30,5 +30,11 @@ test: setup lint  ## all tests, against a real Kafka broker and a real PostgreSQ
 docs: setup  ## build the documentation as a site, strictly, into site/
 	$(BIN)/zensical build --strict --clean
 
+bench: setup  ## throughput, scoring, scale and queries; results in benchmarks/results (takes a quiet machine)
+	$(BIN)/python -m benchmarks.throughput
+	$(BIN)/python -m benchmarks.scoring
+	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.queries
+
 clean:  ## remove what was built
 	rm -rf $(VENV) build dist site .cache .pytest_cache .mypy_cache .ruff_cache

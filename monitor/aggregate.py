@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from monitor import grouping, kernels
 from monitor.columns import Batch
+from monitor.record_types import RequestIds
 from monitor.series import FOREVER_MS, NEVER_MS
 from monitor.sketches import (
     EXEMPLARS,
@@ -115,7 +116,9 @@ class OpenWindow:
         self._used += len(kept)
         if len(exemplars):
             row, kind, at, record = exemplars.T
-            self._exemplars[row, kind, at] = [batch.request_ids[i] for i in record.tolist()]
+            ids = batch.request_ids
+            picked = ids.pick(record) if isinstance(ids, RequestIds) else [ids[i] for i in record.tolist()]
+            self._exemplars[row, kind, at] = picked
         ignored = self._add_metrics(batch, kept, rows) if batch.metric_names else 0
         return len(kept), ignored
 

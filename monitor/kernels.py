@@ -88,6 +88,7 @@ def _admit(
 
     Every series has a row already, and the arrays have room for all of the chosen records.
     """
+    tokens, token_bits = columns.numbers[4], bits[4]
     keys, tenant_hash, sid = columns.key, columns.tenant_hash, columns.sid
     seen_keys, seen_pairs = table.seen_keys, table.seen_pairs
     entry_row, entry_key, entry_pair = table.entry_row, table.entry_key, table.entry_pair
@@ -103,8 +104,8 @@ def _admit(
                 continue
             seen_keys[place] = entry + 1
         entry_row[entry], entry_key[entry], entry_pair[entry] = row, key, 0
-        if not np.isnan(columns.numbers[4, i]):
-            mixed = _mixed(tenant_hash[i] ^ (np.uint64(bits[4, i]) * _MULTIPLIER), 0)
+        if not np.isnan(tokens[i]):
+            mixed = _mixed(tenant_hash[i] ^ (np.uint64(token_bits[i]) * _MULTIPLIER), 0)
             pair = max(np.uint32(mixed >> np.uint64(32)), np.uint32(1))
             place = _find(seen_pairs, entry_pair, entry_row, row, np.uint64(pair))
             if seen_pairs[place] == 0:

@@ -79,6 +79,12 @@ class RequestIds(Sequence[str | None]):
             return self._others[-1 - start]
         return bytes(self._buffer[start : int(self._ends[i])]).decode() or None
 
+    def pick(self, rows: Int64) -> list[str | None]:
+        """The strings of some records, several times faster than one by one."""
+        buffer, others = memoryview(self._buffer), self._others
+        spans = zip(self._starts[rows].tolist(), self._ends[rows].tolist(), strict=True)
+        return [str(buffer[a:b], "utf-8") or None if a >= 0 else others[-1 - a] for a, b in spans]
+
     def take(self, rows: slice | npt.NDArray[Any]) -> RequestIds:
         return RequestIds(self._buffer, self._starts[rows], self._ends[rows], self._others)
 

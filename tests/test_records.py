@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitor.config import RecordSettings, SourceSettings, WindowSettings
+from monitor.record_types import RequestIds
 from monitor.records import (
     NUMBER_FIELDS,
     REJECT_REASONS,
@@ -257,6 +258,14 @@ def test_take_by_slice_mask_and_rows() -> None:
         taken = columns.take(rows)
         assert taken.request_ids == ["r1", "r3"] and taken.offsets.tolist() == [8, 10]
         assert taken.metrics["a"].tolist() == [1, 3] and text(taken, "tenant", 1) == "1"
+
+
+def test_request_ids_are_the_same_one_by_one_and_together() -> None:
+    wanted = ["r1", None, "Zürich", 'say "x"', "r5"]
+    ids = decode(*(record(request_id=each) for each in wanted))[0].request_ids
+    assert isinstance(ids, RequestIds)
+    assert list(ids) == wanted and ids[1:4] == wanted[1:4] and ids != wanted[:2]
+    assert ids.pick(np.array([4, 3, 1])) == ["r5", 'say "x"', None]
 
 
 def test_request_keys_are_stable_and_apart() -> None:

@@ -9,10 +9,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from monitor.config import SourceSettings
 from monitor.errors import SourceError
+from monitor.sources import cutting
 from monitor.sources.base import Assigned, EndOfLog, Event, Gap, Partition, RawBatch, Source, Undecodable
 from monitor.sources.batches import cut, pack
 from monitor.sources.file import FileSource
@@ -188,6 +192,26 @@ def test_file_crlf_empty_lines_and_a_last_line_without_newline(tmp_path: Path) -
     assert file_lines(path, 1) == [(3, b"two"), (4, b"three")]
     path.write_bytes(b"")
     assert file_lines(path) == []
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(st.sampled_from("\n\n\r\x0b\x01a"), max_size=60), st.integers(0, 9), st.integers(0, 20))
+def test_lines_are_cut_as_splitting_would(text: str, line: int, first: int) -> None:
+    _, _, rest = text.rpartition("\n")
+    lines = text[: len(text) - len(rest)].split("\n")[:-1]
+    wanted = [
+        (line + i, found.removesuffix("\r"))
+        for i, found in enumerate(lines)
+        if found.removesuffix("\r") and line + i >= first
+    ]
+    data = np.frombuffer(text.encode() or b"a", np.uint8)
+    count = cutting.count_lines(data)
+    assert count == len(lines)
+    offsets, starts, ends = (np.empty(count, np.int64) for _ in range(3))
+    kept, tail = cutting.cut_lines(data, line, first, offsets, starts, ends)
+    cuts = zip(offsets[:kept].tolist(), starts[:kept].tolist(), ends[:kept].tolist(), strict=True)
+    assert [(n, text[a:b]) for n, a, b in cuts] == wanted
+    assert tail == len(text) - len(rest)
 
 
 @pytest.mark.parametrize("size", [1_000, 9_000_000])

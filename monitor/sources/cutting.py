@@ -1,14 +1,18 @@
-"""Finds the values inside record batches. Loads numba: import lazily."""
+"""Finds the values inside record batches, and the lines of a block. Loads numba: import lazily."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
+from monitor.formats.words import HIGHS, ONES, byte_at, first_marked, word_at
 from monitor.sources.base import Int64
 from monitor.tables import compiled
 
 UInt8 = npt.NDArray[np.uint8]
+
+_NEWLINES = np.uint64(10) * ONES
+_LOW_BITS = ~HIGHS
 
 
 @compiled
@@ -63,6 +67,61 @@ def cut_out(
         if at != end:
             return -1 - b
     return kept
+
+
+@compiled
+def _newlines(at: int) -> np.uint64:
+    """The high bit of every byte of the eight at an address that is a newline."""
+    word = word_at(at) ^ _NEWLINES
+    return np.uint64(~(((word & _LOW_BITS) + _LOW_BITS) | word | _LOW_BITS))
+
+
+@compiled
+def count_lines(buffer: UInt8) -> int:
+    """How many newlines there are."""
+    base: int = np.int64(buffer.ctypes.data)  # type: ignore[assignment] # signed, as compiled code needs it
+    size, found = len(buffer), 0
+    whole = size - size % 8
+    for at in range(0, whole, 8):
+        marked = _newlines(base + at)
+        while marked != 0:
+            marked &= marked - np.uint64(1)
+            found += 1
+    for at in range(whole, size):
+        found += byte_at(base + at) == 10
+    return found
+
+
+@compiled
+def cut_lines(
+    buffer: UInt8, line: int, first: int, offsets: Int64, starts: Int64, ends: Int64
+) -> tuple[int, int]:
+    """Fill number, start and end of the lines that are not empty and not before number `first`.
+
+    The buffer begins with line number `line`; a carriage return before the newline does not belong to it.
+    Returns how many lines were kept and the place behind the last newline.
+    """
+    base: int = np.int64(buffer.ctypes.data)  # type: ignore[assignment] # signed, as compiled code needs it
+    size, start, kept, at = len(buffer), 0, 0, 0
+    while at < size:
+        if at + 8 <= size:
+            marked = _newlines(base + at)
+        else:
+            marked = np.uint64(0)
+            for i in range(size - at):
+                if byte_at(base + at + i) == 10:
+                    marked |= np.uint64(0x80) << np.uint64(8 * i)
+        while marked != 0:
+            newline = at + first_marked(marked)
+            marked &= marked - np.uint64(1)
+            end = newline - 1 if newline > start and byte_at(base + newline - 1) == 13 else newline
+            if end > start and line >= first:
+                offsets[kept], starts[kept], ends[kept] = line, start, end
+                kept += 1
+            start = newline + 1
+            line += 1
+        at += 8
+    return kept, start
 
 
 def warm_up() -> None:

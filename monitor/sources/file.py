@@ -139,6 +139,8 @@ class _Lines:
 
     def _split(self, block: bytes) -> None:
         """Cut carry + block into lines; sets _ready to those at or behind the start, if any."""
+        from monitor.sources.cutting import count_lines, cut_lines
+
         end_of_file = block == b""
         if self._dropping and not end_of_file:
             newline = block.find(b"\n")
@@ -148,21 +150,19 @@ class _Lines:
         buffer = self._carry + (b"\n" if end_of_file else block)
         self._carry, self._dropping = b"", False
         data = np.frombuffer(buffer, np.uint8)
-        ends = np.flatnonzero(data == 10)
-        tail = int(ends[-1]) + 1 if len(ends) else 0
+        lines = count_lines(data)
+        offsets, starts, ends = (np.empty(lines, np.int64) for _ in range(3))
+        kept, tail = cut_lines(data, self._line, self._first, offsets, starts, ends)
         self._carry = buffer[tail : tail + self.max_line_bytes + 2]
         self._dropping = len(buffer) - tail > self.max_line_bytes + 2
-        if not len(ends):
-            return
-        starts = np.concatenate([[0], ends[:-1] + 1])
-        ends = ends - ((ends > starts) & (data[ends - 1] == 13))  # CRLF
-        lines = np.arange(self._line, self._line + len(ends))
-        self._line += len(ends)
-        keep = (ends > starts) & (lines >= self._first)
+        self._line += lines
         self.position = max(self.position, min(self._first, self._line))
-        if keep.any():
-            self._ready = RawBatch(self.partition, lines[keep], buffer, starts[keep], ends[keep], self._line)
-        else:
+        if kept:
+            rows = slice(0, kept)
+            self._ready = RawBatch(
+                self.partition, offsets[rows], buffer, starts[rows], ends[rows], self._line
+            )
+        elif lines:
             self.position = self._line
 
     def bytes_read(self) -> int:

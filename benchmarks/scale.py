@@ -1,0 +1,101 @@
+"""What more series cost: CPU per record and window, memory, stored state, and a restart with all of them.
+
+`python -m benchmarks.scale` (long form: --series 10 100 1000 10000 100000) sends the same traffic per series
+through the whole path, from a file into SQLite, each size in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks import load, rounds
+from benchmarks.throughput import check, settings_for, whole_path
+
+PER_WINDOW, MINUTES = 5, 4
+
+
+def one(series: int) -> dict[str, Any]:
+    """The figures of one size, in this process; every window is checked."""
+    from sqlalchemy import create_engine, text
+
+    from monitor.sources.file import FileSource
+
+    records = series * PER_WINDOW * MINUTES
+    made = load.make(records, series, MINUTES)
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as cold:
+        path, warm = Path(folder) / "log.jsonl", Path(cold) / "warm.jsonl"
+        load.write(made, path)
+        small = settings_for({"kind": "file"}, cold)
+        few = load.make(2_000, 20, MINUTES)
+        load.write(few, warm)
+        whole_path(small, FileSource([warm], small.source), len(few))
+        settings = settings_for({"kind": "file"}, folder)
+        before, wall = rounds.cpu_s(), time.monotonic()
+        whole_path(settings, FileSource([path], settings.source), records)
+        cpu, wall = rounds.cpu_s() - before, time.monotonic() - wall
+        right = check(folder, load.truth(made), unfinished=2 * series)
+        states = " + ".join(f"length(coalesce({kind}_state, ''))" for kind in ("detector", "window", "alert"))
+        query = f"select count(*), avg({states}) from series"
+        with create_engine(f"sqlite:///{folder}/bench.db").connect() as connection:
+            stored, state_bytes = connection.execute(text(query)).one()
+        restart_cpu, restart_s = restart(settings, path)
+    return {
+        "series": stored,
+        "records": records,
+        "windows_right": right,
+        "cpu_s": cpu,
+        "wall_s": wall,
+        "cpu_us_per_record": 1e6 * cpu / records,
+        "cpu_us_per_window": 1e6 * cpu / max(right, 1),
+        "state_bytes_per_series": state_bytes,
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "restart_cpu_s": restart_cpu,
+        "restart_s": restart_s,
+    }
+
+
+def restart(settings: Any, path: Path) -> tuple[float, float]:
+    """(CPU seconds, seconds) from opening the database to the first batch of records worked on."""
+    from monitor.runtime import Runtime
+    from monitor.sources.file import FileSource
+
+    before, started = rounds.cpu_s(), time.monotonic()
+    with Runtime(settings) as runtime:
+        pipeline = runtime.pipeline(FileSource([path], settings.source))
+        while not pipeline.records_read and pipeline.turn(0.0, 1_000):
+            pass
+        return rounds.cpu_s() - before, time.monotonic() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--series", type=int, nargs="+", default=[10, 100, 1_000, 10_000])
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(one(options.one)))
+        return
+    here = [sys.executable, "-m", "benchmarks.scale", "--one"]
+    found = rounds.interleave(
+        {f"{n}": lambda n=n: rounds.child([*here, str(n)]) for n in options.series}, options.rounds
+    )
+    columns = ("cpu_us_per_record", "cpu_us_per_window", "state_bytes_per_series", "peak_memory_mb",
+               "restart_cpu_s", "restart_s")  # fmt: skip
+    print("| series | " + " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 1))
+    for name, results in found.items():
+        shown = (rounds.spread([r[column] for r in results]) for column in columns)
+        print(f"| {int(name):,} | " + " | ".join(shown) + " |")
+    rounds.save("scale", {"machine": rounds.machine(), "results": found}, options.out)
+
+
+if __name__ == "__main__":
+    main()
