@@ -46,14 +46,15 @@ def mixed(share: float) -> Float64:
 
 
 def weigh(inputs: Float32, label: Labels, present: Bool) -> tuple[float, dict[float, float]]:
-    """The share of the LSTM with the best average precision on windows that neither detector was fitted to
-    (of equals the smallest), and the average precision of every share tried."""
+    """The smallest share of the LSTM beyond which average precision gains nothing worth having, on windows
+    that neither detector was fitted to, and the average precision of every share tried. The LSTM takes
+    several windows to be sure where the GBDT needs one, so a larger share costs delay."""
     use = present & (label >= 0)
     x, positive = inputs[use].astype(float), label[use] == 1
     found = {float(share): average_precision(x @ mixed(share), positive) for share in _LSTM_SHARES}
     best = 0.0
     for share, value in found.items():
-        if value > found[best] + 1e-4:
+        if value > found[best] + _GAIN_NEEDED:
             best = share
     return best, found
 
