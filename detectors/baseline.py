@@ -50,6 +50,7 @@ from detectors.layout import (
     LOG_B,
     MU,
     N_HORIZONS,
+    N_RECENT_SUMS,
     OUTBREAKS,
     POOL,
     PROFILE,
@@ -57,6 +58,7 @@ from detectors.layout import (
     SEASON_XX,
     SEASON_XY,
     SEEN,
+    SIDES,
     WIDTH,
     Z_CLIP,
 )
@@ -322,6 +324,8 @@ def new_row(row: Float32) -> None:
             s[POOL + 3 * h + 2] = 1.0 + 0.5 * h
     for k in range(5):
         row[H_DISPERSION + k] = 4.0
+    for k in range(2 * N_RECENT_SUMS):
+        row[SIDES + k] = 4.0
 
 
 @njit(cache=True)

@@ -16,11 +16,11 @@ from numba import njit
 
 from detectors.types import Float32, Float64, Int64
 
-(SEEN, EW3, EW10, EW30, NLL_MEAN, NLL_VAR, NLL_EW3, SHIFT, SINCE_HIGH, CALM, NLL_SEEN) = range(11)
+(SEEN, EW3, EW10, EW30, LSTM_EW3, SHIFT, SINCE_HIGH, CALM) = range(8)
 # Columns of the alarm part of a state row; CALM counts down the windows for which an alarm may hold on.
 INPUTS: tuple[str, ...] = ("bias", "gbdt", "gbdt_3", "gbdt_10", "gbdt_30", "lstm", "lstm_3")
 HOLD_WINDOWS = 5
-_STEP, _SHIFT_LOW, _SHIFT_HIGH = 0.2, -1.5, 3.0
+_STEP, _SHIFT_LOW, _SHIFT_HIGH = 0.05, -1.5, 3.0
 _DECLUSTER = 30.0  # windows
 _LOGIT_CLIP = 9.0
 
@@ -63,12 +63,12 @@ def _ew(old: float, new: float, alpha: float, seen: float) -> float:
 
 @njit(cache=True)
 def advance(
-    logit: Float64, nll: Float64, rows: Int64, state: Float32, at: int, weights: Float64, daily: float,
+    logit: Float64, odds: Float64, rows: Int64, state: Float32, at: int, weights: Float64, daily: float,
     inputs: Float64, height: Float64,
 ) -> None:  # fmt: skip
     """Combine the evidence of one window per row and advance the alarm part (column `at` on) of the states.
 
-    logit: [m] of the GBDT; nll: [m] of the LSTM, NaN where there is none. Out: inputs [m, len(INPUTS)] and
+    logit: [m], log-odds of the GBDT; odds: [m], of the LSTM. Out: inputs [m, len(INPUTS)] and
     height [m], the combined score above the series' own usual level.
     """
     for i in range(len(rows)):
@@ -78,20 +78,10 @@ def advance(
         s[EW3] = _ew(s[EW3], g, 0.4, seen)
         s[EW10] = _ew(s[EW10], g, 0.1, seen)
         s[EW30] = _ew(s[EW30], g, 1.0 / 30.0, seen)
-        z = 0.0
-        if np.isfinite(nll[i]) and seen >= 10:
-            n = s[NLL_SEEN]
-            spread = np.sqrt(s[NLL_VAR] + 0.01)
-            z = min(max((nll[i] - s[NLL_MEAN]) / spread, -4.0), 12.0) if n >= 5 else 0.0
-            bounded = min(nll[i], s[NLL_MEAN] + 3.0 * spread) if n >= 5 else nll[i]
-            pace = max(1.0 / 1440.0, 1.0 / (n + 1.0))
-            d = bounded - s[NLL_MEAN]
-            s[NLL_MEAN] += pace * d
-            s[NLL_VAR] += pace * (d * d - s[NLL_VAR])
-            s[NLL_SEEN] = n + 1.0
-        s[NLL_EW3] += 0.4 * (z - s[NLL_EW3])
+        z = min(max(odds[i], -_LOGIT_CLIP), _LOGIT_CLIP)
+        s[LSTM_EW3] = _ew(s[LSTM_EW3], z, 0.4, seen)
         inputs[i, 0], inputs[i, 1], inputs[i, 2], inputs[i, 3] = 1.0, g, s[EW3], s[EW10]
-        inputs[i, 4], inputs[i, 5], inputs[i, 6] = s[EW30], z, s[NLL_EW3]
+        inputs[i, 4], inputs[i, 5], inputs[i, 6] = s[EW30], z, s[LSTM_EW3]
         total = 0.0
         for k in range(len(weights)):
             total += weights[k] * inputs[i, k]

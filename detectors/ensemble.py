@@ -26,8 +26,8 @@ class Evidence:
 
     z: Float64  # [m, N_SLOTS, families]
     x: Float32  # [m, N_FEATURES]
-    logit: Float64  # [m]
-    nll: Float64  # [m], NaN without an LSTM
+    logit: Float64  # [m], log-odds of the GBDT
+    odds: Float64  # [m], log-odds of the LSTM, the GBDT's where there is no LSTM
     inputs: Float64  # [m, len(calibration.INPUTS)]
     height: Float64  # [m]
 
@@ -101,35 +101,37 @@ class Ensemble:
         x = np.empty((m, features.N_FEATURES), np.float32)
         features.build(z, extra, x)
         logit = self.forest.logit(x)
-        nll = self._lstm_step(z, counts, hour, states, rows)
+        odds = self._lstm_step(z, x, logit, counts, hour, states, rows)
         inputs = np.empty((m, len(calibration.INPUTS)))
         height = np.empty(m)
         calibration.advance(
-            logit, nll, rows, states.data, ALARM_AT, np.array(self.calibration.weights),
+            logit, odds, rows, states.data, ALARM_AT, np.array(self.calibration.weights),
             self.calibration.daily, inputs, height,
         )  # fmt: skip
-        doubtless = plain.beyond_doubt(z, extra)
+        doubtless = plain.beyond_doubt(extra)
         height = np.where(doubtless > 0, np.maximum(height, self.threshold + doubtless), height)
-        return Evidence(z, x, logit, nll, inputs, height)
+        return Evidence(z, x, logit, odds, inputs, height)
 
     def _lstm_step(
-        self, z: Float64, counts: Float64, hour: int, states: SeriesStates, rows: Int64
-    ) -> Float64:
+        self, z: Float64, x: Float32, logit: Float64, counts: Float64, hour: int, states: SeriesStates,
+        rows: Int64,
+    ) -> Float64:  # fmt: skip
         if self.lstm is None:
-            return np.full(len(rows), np.nan)
+            return logit
         now, mask = lstm_input(z, counts)
         angle = 2 * np.pi * hour / 24
         time = np.tile(np.array([np.sin(angle), np.cos(angle)], np.float32), (len(rows), 1))
-        step = self.lstm.step(now, mask, time[:, : self.lstm.time_count], states.data[rows, FIXED_WIDTH:])
+        extra = lstm_extra(z, x, logit)
+        step = self.lstm.step(now, mask, time, states.data[rows, FIXED_WIDTH:], extra)
         states.data[rows, FIXED_WIDTH:] = step.state
-        return np.where(mask.any(axis=1), step.nll.astype(float), np.nan)
+        return step.logit.astype(float)
 
     def _score(self, batch: WindowBatch, states: SeriesStates, rows: Int64) -> ScoreBatch:
         found = self.evidence(batch, states, rows)
         seen = states.data[rows, ALARM_AT + calibration.SEEN].astype(np.int64)
         weights = np.array(self.calibration.weights)
         now = found.inputs.copy()
-        now[:, 2], now[:, 3], now[:, 4], now[:, 6] = now[:, 1], now[:, 1], now[:, 1], now[:, 5]
+        now[:, 2:5], now[:, 6] = now[:, 1:2], now[:, 5]
         latest = now @ weights - (found.inputs @ weights - found.height)
         relearned = states.data[rows, layout.H_RELEARN] == baseline.RELEARN_WINDOWS
         alarm, reason = threshold.decide(
@@ -138,7 +140,7 @@ class Ensemble:
         return ScoreBatch(
             score=_squash(found.height / 2.0),
             gbdt_score=_squash(found.logit),
-            lstm_score=np.clip(found.inputs[:, 6] / 8.0, 0.0, 1.0),
+            lstm_score=_squash(found.odds),
             tail_probability=self.calibration.tail_probability(found.height),
             is_anomalous=alarm,
             reason=reason,
@@ -173,6 +175,18 @@ def lstm_input(z: Float64, counts: Float64) -> tuple[Float32, Bool]:
     rates = (KIND[: counts.shape[1]] == RATE) & (counts > 0)
     mask[:, : counts.shape[1]] |= rates
     return now, mask
+
+
+def lstm_extra(z: Float64, x: Float32, logit: Float64) -> Float32:
+    """What the LSTM sees beside the channels of a window, clipped to +-8: each channel over ten windows, the
+    count features and the summaries, and what the GBDT says of the window. [m, EXTRAS]"""
+    parts = (z[:, :N_CHANNELS, _Z10], x[:, features.N_NAMED :], logit[:, None])
+    extra: Float32 = np.clip(np.concatenate(parts, axis=1), -8.0, 8.0).astype(np.float32)
+    return extra
+
+
+EXTRAS = N_CHANNELS + features.N_FEATURES - features.N_NAMED + 1
+_Z10 = baseline.FAMILIES.index("z10")
 
 
 def _compress(value: Float64) -> Float64:

@@ -35,6 +35,7 @@ NAMES: tuple[str, ...] = (
     *_METRIC_SUMMARIES,
 )
 N_FEATURES = len(NAMES)
+N_NAMED = len(_Z)  # the first of them speak of one channel each
 
 
 def sources() -> list[str | None]:

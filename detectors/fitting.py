@@ -63,11 +63,9 @@ def shifted(total: Float64, daily: float) -> Float64:
     height = np.full(total.shape, np.nan)
     weights = np.array([0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
     inputs, now = np.empty((n, len(weights))), np.empty(n)
-    nothing = np.full(n, np.nan)
     for t in range(windows):
         here = np.isfinite(total[t])
-        calibration.advance(
-            np.where(here, total[t], -1e9), nothing, rows, state, 0, weights, daily, inputs, now
-        )
+        score = np.where(here, total[t], -1e9)
+        calibration.advance(score, score, rows, state, 0, weights, daily, inputs, now)
         height[t, here] = now[here]
     return height

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 Labels = np.ndarray[Any, np.dtype[np.int8]]
 
-_NEW_LSTM_WEIGHTS = np.linspace(0.0, 0.6, 7)
+_LSTM_SHARES = np.linspace(0.0, 1.0, 6)
+_GBDT_MIX = {"gbdt": 0.5, "gbdt_3": 0.5}
+_LSTM_MIX = {"lstm": 1.0}
+"""The GBDT sees one window and profits from a mean over three; the LSTM remembers by itself."""
 _CLEAN_SHARE = 0.001  # normal windows that may lie above the threshold in a comparison
 _GAIN_NEEDED = 0.002  # of average precision
 _LOSS_ALLOWED = 0.02  # of recall
@@ -33,27 +36,27 @@ def average_precision(score: Float64, positive: Bool) -> float:
     return float(precision[hits].mean())
 
 
-def weigh(inputs: Float32, label: Labels, present: Bool, challenger: Ensemble) -> Float64:
-    """Weights of the inputs [len(INPUTS)]: the prior's for the GBDT, the best found for the LSTM.
+def mixed(share: float) -> Float64:
+    """Weights of the inputs [len(INPUTS)] that give the LSTM this share of the evidence, in [0, 1]."""
+    weights = np.zeros(len(INPUTS))
+    for mix, part in ((_GBDT_MIX, 1.0 - share), (_LSTM_MIX, share)):
+        for name, weight in mix.items():
+            weights[INPUTS.index(name)] = part * weight
+    return weights
 
-    The LSTM's weight is the one that gives the best average precision on windows neither was fitted to;
-    of equals the smallest.
-    """
-    weights = np.array(challenger.calibration.weights)
-    if challenger.lstm is None:
-        weights[-2:] = 0.0
-        return weights
+
+def weigh(inputs: Float32, label: Labels, present: Bool) -> tuple[float, dict[float, float]]:
+    """The smallest share of the LSTM beyond which average precision gains nothing worth having, on windows
+    that neither detector was fitted to, and the average precision of every share tried. The LSTM takes
+    several windows to be sure where the GBDT needs one, so a larger share costs delay."""
     use = present & (label >= 0)
     x, positive = inputs[use].astype(float), label[use] == 1
-    best, chosen = -1.0, weights
-    for share in _NEW_LSTM_WEIGHTS:
-        tried = weights.copy()
-        tried[-2:] = 0.0
-        tried[INPUTS.index("lstm_3")] = share
-        found = average_precision(x @ tried, positive)
-        if found > best + 1e-4:
-            best, chosen = found, tried
-    return chosen
+    found = {float(share): average_precision(x @ mixed(share), positive) for share in _LSTM_SHARES}
+    best = 0.0
+    for share, value in found.items():
+        if value > found[best] + _GAIN_NEEDED:
+            best = share
+    return best, found
 
 
 def recalibrate(

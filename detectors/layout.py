@@ -20,7 +20,15 @@ PROFILE_SEEN = PROFILE + HOURS * N_CHANNELS
 HEAD = PROFILE_SEEN + HOURS  # numbers of the series as a whole
 RUNS, RUN_BUCKETS = HEAD + 24, 12  # how often a silence reached 2^k windows
 LEVELS, LEVEL_BUCKETS = RUNS + RUN_BUCKETS, 10  # windows behind a busy one, by recent rate; silent ones
-STATE_WIDTH = LEVELS + 2 * LEVEL_BUCKETS
+RECENT, N_RECENT = LEVELS + 2 * LEVEL_BUCKETS, 30  # a ring of the newest counts, its place behind it
+USUAL = RECENT + N_RECENT + 1  # mean rates of the windows before the last 10 and before the last 30
+N_RECENT_SUMS = 4
+SIDES = USUAL + 2  # usual square of each recent sum's deviation: [N_RECENT_SUMS] below, then above
+EPISODES, EPISODE_LEVELS = SIDES + 2 * N_RECENT_SUMS, 10  # how often a recent sum left the usual that far
+N_EPISODE_KINDS = 4  # the sums over 10 and over 30 windows, each below and above
+EPISODE_PEAKS = EPISODES + N_EPISODE_KINDS * EPISODE_LEVELS  # levels that the present episode has reached
+EXPOSED = EPISODE_PEAKS + N_EPISODE_KINDS  # windows in which there could have been one
+STATE_WIDTH = EXPOSED + 1
 (
     H_SEEN,
     H_RATE,  # five running rates: 3, 10, 40 windows, two hours, a day

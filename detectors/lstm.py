@@ -1,7 +1,10 @@
-"""The LSTM detector as it serves: a probabilistic forecaster, one step per window, no torch.
+"""The LSTM detector as it serves: one step per window, no torch.
 
 Before a window is seen, each series' state gives a Student-t distribution for every feature of it; how
-unlikely the window then is, is the evidence. Cell: Hochreiter & Schmidhuber, "Long short-term memory"
+unlikely the window then is, is evidence. A model trained with labels also says, once it has seen the window,
+how likely it is part of a fault: it knows the windows before it, which the GBDT does not.
+
+Cell: Hochreiter & Schmidhuber, "Long short-term memory"
 (Neural Computation, 1997), with the forget gate of Gers et al. (2000).
 """
 
@@ -14,12 +17,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from detectors.types import Bool, Float32
 
-FORMAT = "inferwatch-lstm-1"
+FORMAT = "inferwatch-lstm-2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,7 @@ class LstmOptions:
     chunk: int = 32  # steps of one truncated backpropagation
     chunks_per_segment: int = 4  # chunks through which a state is carried
     held_out: float = 0.15  # newest share of every series, kept for early stopping
+    alarm_weight: float = 0.0  # of the labels' cross-entropy beside the likelihood; 0 = a forecaster only
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,6 +59,8 @@ class LstmSequence:
     z: Float32  # [n, C], normalised: about 0 +- 1 when all is normal; clipped to +-8 inside
     mask: Bool  # [n, C], True = present
     time: Float32  # [n, K], known in advance (hour of day as sine and cosine ...); K may be 0
+    extra: npt.NDArray[np.floating[Any]] | None = None  # [n, E], seen with the window and not predicted
+    label: npt.NDArray[np.int8] | None = None  # [n], 1 part of a fault, 0 normal, -1 unknown
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,6 +72,7 @@ class LstmStep:
     mean: Float32  # [m, C], predicted before z was seen
     scale: Float32  # [m, C], > 0
     state: Float32  # [m, S], after the window
+    logit: Float32  # [m], log-odds that the window is part of a fault; 0 of a forecaster only
 
 
 def likelihood_constant(dof: float) -> float:
@@ -83,8 +91,8 @@ class LstmModel:
         self.weights = {name: np.ascontiguousarray(w, dtype=np.float32) for name, w in weights.items()}
         self._check()
         self.feature_count = len(self.weights["skip"])
-        self.time_count = self.weights["in_w"].shape[0] - 2 * self.feature_count
         hidden = options.hidden
+        self.time_count, self.extra_count = self._inputs()
         self.state_size = (2 * options.layers + 1) * hidden + self.feature_count
         if options.attention:
             self.state_size += options.attention * hidden + 1
@@ -96,45 +104,62 @@ class LstmModel:
             raise ValueError(f"weights {sorted(set(w) ^ set(WEIGHTS))} are missing or unknown")
         if not all(np.isfinite(tensor).all() for tensor in w.values()):
             raise ValueError("a weight is not finite")
-        features = w["skip"].size
-        times = w["in_w"].shape[0] - 2 * features if w["in_w"].ndim == 2 else -1
-        expected = weight_shapes(o, features, times)
+        times, extras = self._inputs()
+        expected = weight_shapes(o, w["skip"].size, times, extras)
         for name, tensor in w.items():
-            if times < 0 or tensor.shape != expected[name]:
+            if min(times, extras) < 0 or tensor.shape != expected[name]:
                 raise ValueError(f"weight {name} has shape {tensor.shape}, not {expected[name]}")
+
+    def _inputs(self) -> tuple[int, int]:
+        """How many inputs are known in advance, and how many come with the window beside its features."""
+        o, w = self.options, self.weights
+        if w["head_w"].ndim != 2 or w["in_w"].ndim != 2:
+            return -1, -1
+        times = w["head_w"].shape[0] - o.hidden * (2 if o.attention else 1)
+        return times, w["in_w"].shape[0] - 2 * w["skip"].size - times
 
     def new_state(self, series: int) -> Float32:
         """[series, S] states of series that have not been seen."""
         return np.zeros((series, self.state_size), np.float32)
 
-    def step(self, z: Float32, mask: Bool, time: Float32, state: Float32) -> LstmStep:
+    def step(
+        self, z: Float32, mask: Bool, time: Float32, state: Float32, extra: Float32 | None = None
+    ) -> LstmStep:
         """Judge one window of each of m series, then advance; `state` itself is left as it was.
 
-        z, mask: [m, C]; time: [m, K]; state: [m, S]. A row's answer is bit-equal in any batch.
+        z, mask: [m, C]; time: [m, K]; state: [m, S]; extra: [m, E], of a model that has such inputs.
+        A row's answer is bit-equal in any batch.
         """
-        return self._run(z, mask, time, np.array(state, dtype=np.float32, order="C"))
+        return self._run(z, mask, time, np.array(state, dtype=np.float32, order="C"), extra)
 
-    def _run(self, z: Float32, mask: Bool, time: Float32, state: Float32) -> LstmStep:
+    def _run(self, z: Float32, mask: Bool, time: Float32, state: Float32, extra: Float32 | None) -> LstmStep:
         from detectors.lstm_kernel import advance
 
         rows, features = z.shape
+        extra = np.zeros((rows, 0), np.float32) if extra is None else extra
+        if extra.shape != (rows, self.extra_count):
+            raise ValueError(f"extra {extra.shape} is not of this model")
         if features != self.feature_count or time.shape != (rows, self.time_count):
             raise ValueError(f"z {z.shape} and time {time.shape} are not of this model")
         if mask.shape != z.shape or state.shape != (rows, self.state_size):
             raise ValueError(f"mask {mask.shape} or state {state.shape} does not fit z {z.shape}")
         known = np.logical_and(mask, np.isfinite(z))
         w, o = self.weights, self.options
-        nll = np.empty(rows, np.float32)
+        nll, logit = np.empty(rows, np.float32), np.zeros(rows, np.float32)
         mean, scale, residual = (np.empty((rows, features), np.float32) for _ in range(3))
         advance(
-            np.ascontiguousarray(z, np.float32), known, np.ascontiguousarray(time, np.float32), state,
+            np.ascontiguousarray(z, np.float32), known, np.ascontiguousarray(time, np.float32),
+            np.ascontiguousarray(extra, np.float32), state,
             w["in_w"], w["in_b"], w["in_norm"], w["cell_w"], w["cell_b"], w["out_norm"],
-            w["query"], w["keys"], w["head_w"], w["head_b"], w["skip"],
-            float(o.dof), self._constant, o.residual, nll, mean, scale, residual,
+            w["query"], w["keys"], w["head_w"], w["head_b"], w["skip"], w["alarm_w"],
+            float(o.dof), self._constant, o.residual, nll, mean, scale, residual, logit,
         )  # fmt: skip
-        return LstmStep(nll, residual, mean, scale, state)
+        return LstmStep(nll, residual, mean, scale, state, logit)
 
-    def sequence(self, z: Float32, mask: Bool, time: Float32, state: Float32 | None = None) -> LstmStep:
+    def sequence(
+        self, z: Float32, mask: Bool, time: Float32, state: Float32 | None = None,
+        extra: Float32 | None = None,
+    ) -> LstmStep:  # fmt: skip
         """n windows of one series in a row: the same numbers as n calls of `step` with one row.
 
         z, mask: [n, C]; time: [n, K]; state: [1, S]. The answer's arrays lead with n, its state is [1, S].
@@ -142,17 +167,20 @@ class LstmModel:
         state = self.new_state(1) if state is None else np.array(state, np.float32)
         steps = []
         for i in range(len(z)):
-            step = self._run(z[i : i + 1], mask[i : i + 1], time[i : i + 1], state)
+            seen = extra[i : i + 1] if extra is not None else None
+            step = self._run(z[i : i + 1], mask[i : i + 1], time[i : i + 1], state, seen)
             steps.append(step)
         if not steps:
             empty = np.empty((0, self.feature_count), np.float32)
-            return LstmStep(np.empty(0, np.float32), empty, empty, empty, state)
+            nothing = np.empty(0, np.float32)
+            return LstmStep(nothing, empty, empty, empty, state, nothing)
         return LstmStep(
             np.concatenate([s.nll for s in steps]),
             np.concatenate([s.residual for s in steps]),
             np.concatenate([s.mean for s in steps]),
             np.concatenate([s.scale for s in steps]),
             state,
+            np.concatenate([s.logit for s in steps]),
         )
 
     def to_bytes(self) -> bytes:
@@ -170,17 +198,20 @@ class LstmModel:
 
 WEIGHTS = (
     "in_w", "in_b", "in_norm", "cell_w", "cell_b", "out_norm", "query", "keys", "head_w", "head_b", "skip",
+    "alarm_w",
 )  # fmt: skip
 
 
-def weight_shapes(options: LstmOptions, features: int, times: int) -> dict[str, tuple[int, ...]]:
-    """The shape of every weight of a model of `features` inputs and `times` time features."""
+def weight_shapes(
+    options: LstmOptions, features: int, times: int, extras: int = 0
+) -> dict[str, tuple[int, ...]]:
+    """The shape of every weight of a model of so many features, time features and other inputs."""
     hidden = options.hidden
     norm = (2, hidden) if options.layer_norm else (0, hidden)
     look = (hidden, hidden) if options.attention else (0, hidden)
     seen = hidden * (2 if options.attention else 1) + times
     return {
-        "in_w": (2 * features + times, hidden),
+        "in_w": (2 * features + times + extras, hidden),
         "in_b": (hidden,),
         "in_norm": norm,
         "cell_w": (options.layers, 2 * hidden, 4 * hidden),
@@ -191,6 +222,7 @@ def weight_shapes(options: LstmOptions, features: int, times: int) -> dict[str, 
         "head_w": (seen, 2 * features),
         "head_b": (2 * features,),
         "skip": (features,),
+        "alarm_w": (2 * hidden + 1,) if options.alarm_weight else (0,),
     }
 
 

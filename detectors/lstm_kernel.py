@@ -157,14 +157,17 @@ def _judge(
 
 @njit(cache=True, error_model="numpy")
 def advance(  # noqa: C901 (one compiled loop; split up, the buffers would be handed around)
-    z: Float32, mask: Bool, time: Float32, state: Float32,
+    z: Float32, mask: Bool, time: Float32, extra: Float32, state: Float32,
     in_w: Float32, in_b: Float32, in_norm: Float32,
     cell_w: Float32, cell_b: Float32, out_norm: Float32,
-    query: Float32, keys: Float32, head_w: Float32, head_b: Float32, skip: Float32,
+    query: Float32, keys: Float32, head_w: Float32, head_b: Float32, skip: Float32, alarm_w: Float32,
     dof: float, constant: float, residual_link: bool,
-    nll: Float32, mean: Float32, scale: Float32, residual: Float32,
+    nll: Float32, mean: Float32, scale: Float32, residual: Float32, logit: Float32,
 ) -> None:  # fmt: skip
     """Judge z [m, C] by each row's state [m, S], then advance the states in place.
+
+    extra [m, E] is seen with the window and not predicted; alarm_w [0 or 2H + 1] weighs the output, the
+    projected input and 1 into the log-odds `logit` [m] that this window is part of a fault.
 
     in_norm [0 or 2, H] and out_norm [0 or 2, H] hold gain and shift; cell_w [L, 2H, 4H]; query and keys
     [0 or H, H]. The state is: per layer hidden and cell, the summary [H], last values [C], and with
@@ -209,7 +212,8 @@ def advance(  # noqa: C901 (one compiled loop; split up, the buffers would be ha
                     last[f] = min(max(z[i, f], -VALUE_LIMIT), VALUE_LIMIT)
                     source[r, f] = last[f]
                     source[r, features + f] = np.float32(1.0)
-            source[r, 2 * features :] = time[i]
+            source[r, 2 * features : 2 * features + times] = time[i]
+            source[r, 2 * features + times :] = extra[i]
         _matmul(source, in_w, in_b, link, rows)
         if in_norm.shape[0] > 0:
             _layer_norm(link, in_norm[0], in_norm[1], rows)
@@ -227,6 +231,11 @@ def advance(  # noqa: C901 (one compiled loop; split up, the buffers would be ha
                 state[start + r, at + hidden_size : at + 2 * hidden_size] = cell[r]
         if out_norm.shape[0] > 0:
             _layer_norm(hidden, out_norm[0], out_norm[1], rows)
+        for r in range(rows if alarm_w.shape[0] > 0 else 0):
+            total = alarm_w[2 * hidden_size]
+            for j in range(hidden_size):
+                total += hidden[r, j] * alarm_w[j] + link[r, j] * alarm_w[hidden_size + j]
+            logit[start + r] = total
         for r in range(rows):
             row = state[start + r]
             for j in range(hidden_size):

@@ -20,16 +20,17 @@ State = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tens
 class Network(nn.Module):
     """The trainable twin of the serving step; the formulas are those of lstm_kernel."""
 
-    def __init__(self, options: LstmOptions, features: int, times: int) -> None:
+    def __init__(self, options: LstmOptions, features: int, times: int, extras: int = 0) -> None:
         super().__init__()
         self.options, self.features = options, features
         hidden = options.hidden
         seen = weight_shapes(options, features, times)["head_w"][0]
-        self.enter = nn.Linear(2 * features + times, hidden)
+        self.enter = nn.Linear(2 * features + times + extras, hidden)
         self.enter_norm = nn.LayerNorm(hidden) if options.layer_norm else nn.Identity()
         self.lstm = nn.LSTM(hidden, hidden, options.layers, batch_first=True)
         self.leave_norm = nn.LayerNorm(hidden) if options.layer_norm else nn.Identity()
         self.head = nn.Linear(seen, 2 * features)
+        self.alarm = nn.Linear(2 * hidden, 1) if options.alarm_weight else None
         self.skip = nn.Parameter(torch.full((features,), 0.5 if options.residual else 0.0))
         self.skip.requires_grad_(options.residual)
         if options.attention:
@@ -58,6 +59,9 @@ class Network(nn.Module):
         nn.init.kaiming_normal_(self.head.weight, nonlinearity="linear")
         self.head.weight.data *= 0.1
         nn.init.zeros_(self.head.bias)
+        if self.alarm is not None:
+            nn.init.xavier_uniform_(self.alarm.weight)
+            nn.init.constant_(self.alarm.bias, -2.0)  # faults are rare
 
     def new_state(self, batch: int) -> State:
         hidden = self.options.hidden
@@ -71,13 +75,14 @@ class Network(nn.Module):
         )
 
     def forward(
-        self, z: torch.Tensor, mask: torch.Tensor, times: torch.Tensor, state: State
-    ) -> tuple[torch.Tensor, torch.Tensor, State]:
-        """z, mask (float) [B, T, C], times [B, T, K] -> mean, ln scale [B, T, C], from what came before."""
+        self, z: torch.Tensor, mask: torch.Tensor, times: torch.Tensor, extra: torch.Tensor, state: State
+    ) -> tuple[torch.Tensor, torch.Tensor, State, torch.Tensor]:
+        """z, mask (float) [B, T, C], times [B, T, K], extra [B, T, E] -> mean, ln scale [B, T, C] from what
+        came before, the new state, and the log-odds [B, T] of a fault, which know the window itself."""
         options = self.options
         hidden, cell, summary, last, memory = state
         known = z * mask
-        link = self.enter_norm(self.enter(torch.cat([known, mask, times], dim=2)))
+        link = self.enter_norm(self.enter(torch.cat([known, mask, times, extra], dim=2)))
         if self.training and options.dropout:
             link = nn.functional.dropout(link, options.dropout)
         out, (hidden, cell) = self.lstm(link, (hidden, cell))
@@ -94,7 +99,10 @@ class Network(nn.Module):
         mean = raw[..., : self.features] + self.skip * held[:, :-1]
         log_scale = SCALE_LIMIT * torch.tanh(raw[..., self.features :] / SCALE_LIMIT)
         memory = torch.cat([memory, summaries], dim=1)[:, -max(options.attention, 1) :]
-        return mean, log_scale, (hidden, cell, summaries[:, -1], held[:, -1], memory)
+        odds = torch.zeros(z.shape[:2])
+        if self.alarm is not None:
+            odds = self.alarm(torch.cat([out, link], dim=2))[..., 0]
+        return mean, log_scale, (hidden, cell, summaries[:, -1], held[:, -1], memory), odds
 
     def _attend(self, memory: torch.Tensor, steps: int) -> torch.Tensor:
         """memory [B, R + T - 1, H], the R rows before the chunk first -> contexts [B, T, H]."""
@@ -131,6 +139,9 @@ class Network(nn.Module):
             cells.append(array(torch.cat([w[0].T, w[1].T])))
             biases.append(array(w[2] + w[3]))
         empty = torch.zeros(0, self.options.hidden)
+        alarm = torch.zeros(0)
+        if self.alarm is not None:
+            alarm = torch.cat([self.alarm.weight[0], self.alarm.bias])
         weights = {
             "in_w": array(self.enter.weight.T), "in_b": array(self.enter.bias),
             "in_norm": norm(self.enter_norm), "out_norm": norm(self.leave_norm),
@@ -138,6 +149,7 @@ class Network(nn.Module):
             "query": array(self.query if self.options.attention else empty),
             "keys": array(self.keys if self.options.attention else empty),
             "head_w": array(self.head.weight.T), "head_b": array(self.head.bias), "skip": array(self.skip),
+            "alarm_w": array(alarm),
         }  # fmt: skip
         return LstmModel(self.options, weights)
 
@@ -151,6 +163,9 @@ class Network(nn.Module):
             self.head.weight.copy_(w["head_w"].T)
             self.head.bias.copy_(w["head_b"])
             self.skip.copy_(w["skip"])
+            if self.alarm is not None:
+                self.alarm.weight.copy_(w["alarm_w"][None, :-1])
+                self.alarm.bias.copy_(w["alarm_w"][-1:])
             for layer, pair in ((self.enter_norm, w["in_norm"]), (self.leave_norm, w["out_norm"])):
                 if isinstance(layer, nn.LayerNorm):
                     layer.weight.copy_(pair[0])

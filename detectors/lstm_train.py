@@ -1,4 +1,4 @@
-"""Training the LSTM forecaster with torch: truncated backpropagation over chunks of many series."""
+"""Training the LSTM with torch: truncated backpropagation over chunks of many series."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -25,8 +26,8 @@ class TrainingReport:
     """How a training went."""
 
     epochs: int
-    train_nll: list[float]  # per epoch, nats per present feature, of augmented data
-    held_out_nll: list[float]  # per epoch; empty without a held-out part
+    train_nll: list[float]  # per epoch, of augmented data: nats per feature, or the loss with labels
+    held_out_nll: list[float]  # per epoch, likewise; empty without a held-out part
     best_epoch: int  # whose weights were kept
     seconds: float
     stopped: str  # "converged" | "epochs" | "time_budget"
@@ -37,6 +38,8 @@ class _Tensors:
     z: torch.Tensor  # [N, C], all series after each other, clipped, 0 where missing
     mask: torch.Tensor  # [N, C], float
     time: torch.Tensor  # [N, K]
+    extra: torch.Tensor  # [N, E], float16: there may be many
+    label: torch.Tensor  # [N], int8
     spans: list[tuple[int, int]]  # training rows of each series
     held_spans: list[tuple[int, int]]  # held-out rows
 
@@ -55,9 +58,22 @@ def _tensors(sequences: list[LstmSequence], options: LstmOptions) -> _Tensors:
         torch.from_numpy(np.clip(z, -VALUE_LIMIT, VALUE_LIMIT).astype(np.float32)),
         torch.from_numpy(np.concatenate(masks).astype(np.float32)),
         torch.from_numpy(np.concatenate([s.time for s in sequences]).astype(np.float32)),
+        torch.from_numpy(np.concatenate([_extra(s) for s in sequences])),
+        torch.from_numpy(np.concatenate([_label(s) for s in sequences])),
         spans,
         held,
     )
+
+
+def _extra(s: LstmSequence) -> npt.NDArray[np.float16]:
+    if s.extra is None:
+        return np.zeros((len(s.z), 0), np.float16)
+    clipped: npt.NDArray[np.float16] = np.clip(s.extra, -VALUE_LIMIT, VALUE_LIMIT).astype(np.float16)
+    return clipped
+
+
+def _label(s: LstmSequence) -> npt.NDArray[np.int8]:
+    return np.full(len(s.z), -1, np.int8) if s.label is None else s.label.astype(np.int8)
 
 
 def _cut(data: _Tensors, starts: list[tuple[int, int]], length: int) -> tuple[torch.Tensor, ...]:
@@ -67,7 +83,14 @@ def _cut(data: _Tensors, starts: list[tuple[int, int]], length: int) -> tuple[to
     index = begin + torch.arange(length)[None]
     inside = (index < end).float()[..., None]
     index = torch.minimum(index, end - 1)
-    return data.z[index] * inside, data.mask[index] * inside, data.time[index]
+    label = torch.where(inside[..., 0] > 0, data.label[index], torch.tensor(-1, dtype=torch.int8))
+    return (
+        data.z[index] * inside,
+        data.mask[index] * inside,
+        data.time[index],
+        data.extra[index].float() * inside,
+        label,
+    )
 
 
 def _segments(
@@ -98,7 +121,26 @@ def _augment(
     return source, shown, target
 
 
-def _held_out_nll(network: Network, data: _Tensors) -> float:
+def _loss(
+    network: Network, target: torch.Tensor, judged: torch.Tensor, said: tuple[torch.Tensor, ...],
+    label: torch.Tensor, burn_in: int,
+) -> torch.Tensor:  # fmt: skip
+    """Likelihood of what is no fault, and what the alarm head makes of the labels."""
+    mean, log_scale, odds = said
+    options = network.options
+    judged = judged * (label != 1)[..., None]
+    judged[:, :burn_in] = 0.0
+    loss = student_nll(target, judged, mean, log_scale, options.dof)
+    if options.alarm_weight:
+        known = (label >= 0).float()
+        known[:, :burn_in] = 0.0
+        truth = label.clamp(min=0).float()
+        wrong = nn.functional.binary_cross_entropy_with_logits(odds, truth, reduction="none")
+        loss = loss + options.alarm_weight * (wrong * known).sum() / known.sum().clamp(min=1.0)
+    return loss
+
+
+def _held_out_loss(network: Network, data: _Tensors) -> float:
     length = network.options.chunk * network.options.chunks_per_segment
     pieces = _segments(data.held_spans, length, 0, None)
     stride = max(1, len(pieces) * length // 50_000)
@@ -107,12 +149,11 @@ def _held_out_nll(network: Network, data: _Tensors) -> float:
     total, weight = 0.0, 0.0
     with torch.no_grad():
         for at in range(0, len(pieces), 128):
-            z, mask, times = _cut(data, pieces[at : at + 128], length)
-            mean, log_scale, _ = network(z, mask, times, network.new_state(len(z)))
-            judged = mask.clone()
-            judged[:, :_BURN_IN] = 0.0
-            present = float(judged.sum())
-            total += float(student_nll(z, judged, mean, log_scale, network.options.dof)) * present
+            z, mask, times, extra, label = _cut(data, pieces[at : at + 128], length)
+            mean, log_scale, _, odds = network(z, mask, times, extra, network.new_state(len(z)))
+            present = float(mask[:, _BURN_IN:].sum())
+            said = (mean, log_scale, odds)
+            total += float(_loss(network, z, mask, said, label, _BURN_IN)) * present
             weight += present
     return total / max(weight, 1.0)
 
@@ -159,12 +200,12 @@ def train_lstm(
     with _reproducible(seed):
         data = _tensors(sequences, options)
         features, times = sequences[0].z.shape[1], sequences[0].time.shape[1]
-        network = Network(options, features, times)
+        network = Network(options, features, times, data.extra.shape[1])
         if start_from is not None:
             network.adopt(start_from)
         guide = None
         if teacher is not None:
-            guide = Network(teacher.options, features, times)
+            guide = Network(teacher.options, features, times, teacher.extra_count)
             guide.adopt(teacher)
             guide.eval()
         learner = _Learner(network, guide, np.random.default_rng(seed), after_step)
@@ -203,7 +244,7 @@ def _fit(
         schedule.step()
         write("train_nll", train[-1], epoch)
         if data.held_spans:
-            held.append(_held_out_nll(network, data))
+            held.append(_held_out_loss(network, data))
             write("held_out_nll", held[-1], epoch)
             if held[-1] < best - 1e-4:
                 best, best_epoch = held[-1], epoch
@@ -230,24 +271,26 @@ def _epoch(learner: _Learner, data: _Tensors, optimiser: torch.optim.Optimizer) 
     losses = []
     network.train()
     for at in range(0, len(pieces), batch):
-        z, mask, times = _cut(data, pieces[at : at + batch], length)
+        z, mask, times, extra, label = _cut(data, pieces[at : at + batch], length)
         source, shown, target = _augment(z, mask, options)
+        if options.mask_rate and extra.shape[2]:
+            extra = extra * (torch.rand(len(extra), 1, extra.shape[2]) >= options.mask_rate)
         state = network.new_state(len(z))
         guide_state = teacher.new_state(len(z)) if teacher is not None else None
         for chunk in range(options.chunks_per_segment):
             part = slice(chunk * options.chunk, (chunk + 1) * options.chunk)
             state = tuple(t.detach() for t in state)  # type: ignore[assignment]
-            mean, log_scale, state = network(source[:, part], shown[:, part], times[:, part], state)
-            judged = mask[:, part].clone()
-            if chunk == 0:
-                judged[:, :_BURN_IN] = 0.0
-            loss = student_nll(target[:, part], judged, mean, log_scale, options.dof)
+            shown_now = (source[:, part], shown[:, part], times[:, part], extra[:, part])
+            mean, log_scale, state, odds = network(*shown_now, state)
+            judged = mask[:, part]
+            said, burn_in = (mean, log_scale, odds), _BURN_IN if chunk == 0 else 0
+            loss = _loss(network, target[:, part], judged, said, label[:, part], burn_in)
             if teacher is not None and guide_state is not None:
                 with torch.no_grad():
-                    known = (target[:, part], mask[:, part], times[:, part])
-                    guide_mean, guide_scale, guide_state = teacher(*known, guide_state)
+                    known = (target[:, part], mask[:, part], times[:, part], extra[:, part])
+                    guide_mean, guide_scale, guide_state, _ = teacher(*known, guide_state)
                 loss = loss + _distance(mean, log_scale, guide_mean, guide_scale, judged)
-            if not judged.any():
+            if not loss.requires_grad or not (judged.any() or (label[:, part] >= 0).any()):
                 continue
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]

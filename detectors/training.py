@@ -13,12 +13,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from detectors import artifacts, faults, gbdt, judgement
 from detectors.baseline import horizons
 from detectors.calibration import INPUTS
 from detectors.channels import N_CHANNELS
-from detectors.ensemble import Ensemble, Evidence, lstm_input
+from detectors.ensemble import EXTRAS, Ensemble, Evidence, lstm_extra, lstm_input
 from detectors.features import N_FEATURES
 from detectors.lstm import LstmModel, LstmOptions, LstmSequence
 from detectors.types import STATISTICS, Bool, Float32, Float64, Int64, WindowBatch
@@ -29,6 +30,11 @@ _MIN_WINDOWS = 600
 _ROUNDS = 80
 _NORMAL_SHARE = 0.25
 _WINDOWS_PER_FAULT = 16
+_LSTM_WINDOWS = 400_000  # of all epochs of a training that carries a champion on
+LSTM_OPTIONS = LstmOptions(
+    hidden=48, dropout=0.2, weight_decay=2e-2, chunk=64, chunks_per_segment=4, alarm_weight=3.0
+)
+"""Of the LSTM that watches services: see docs/detectors.md."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,6 +84,7 @@ class Scored:
     rows: Float32  # [k, N_FEATURES] of the windows asked for
     z: Float32 | None = field(default=None)  # [T, n, N_CHANNELS], on request
     mask: Bool | None = field(default=None)
+    extra: npt.NDArray[np.float16] | None = field(default=None)  # [T, n, EXTRAS]
 
 
 Interval = tuple[str, int, int]
@@ -193,14 +200,16 @@ def score_course(
     rows: list[Float32] = []
     z = np.zeros((*shape, N_CHANNELS), np.float32) if keep_z else None
     mask = np.zeros((*shape, N_CHANNELS), bool) if keep_z else None
+    extra = np.zeros((*shape, EXTRAS), np.float16) if keep_z else None
     for t, here, found in stream(ensemble, course, window_ms):
         inputs[t, here], height[t, here] = found.inputs, found.height
         if wanted is not None:
             rows.append(found.x[wanted[t, here]])
-        if z is not None and mask is not None:
+        if z is not None and mask is not None and extra is not None:
+            extra[t, here] = lstm_extra(found.z, found.x, found.logit)
             z[t, here], mask[t, here] = lstm_input(found.z, course.counts[t, here].astype(float))
     kept = np.concatenate(rows) if rows else np.empty((0, N_FEATURES), np.float32)
-    return Scored(inputs, height, kept, z, mask)
+    return Scored(inputs, height, kept, z, mask, extra)
 
 
 def _pick(course: Course, until: int, rng: np.random.Generator) -> Bool:
@@ -218,22 +227,43 @@ def _pick(course: Course, until: int, rng: np.random.Generator) -> Bool:
     return picked
 
 
-def _train_lstm(course: Course, scored: Scored, until: int, seed: int) -> LstmModel | None:
-    from detectors.lstm_train import train_lstm
-
-    assert scored.z is not None and scored.mask is not None
+def sequences_of(course: Course, scored: Scored, until: int) -> list[LstmSequence]:
+    """What the LSTM learns from: every series of a course up to window `until`, faults and all."""
+    assert scored.z is not None and scored.mask is not None and scored.extra is not None
     angle = 2 * np.pi * (course.start_ms // 3_600_000 % 24) / 24
     time = np.stack([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
     sequences = []
-    for j in np.flatnonzero(course.real).tolist():
-        at = np.flatnonzero(course.present[:until, j] & (course.label[:until, j] == 0))[_WARM_WINDOWS:]
+    for j in range(course.present.shape[1]):
+        at = np.flatnonzero(course.present[:until, j])[_WARM_WINDOWS:]
         if len(at) >= 200:
-            sequences.append(LstmSequence(scored.z[at, j], scored.mask[at, j], time[at]))
+            sequences.append(
+                LstmSequence(
+                    scored.z[at, j],
+                    scored.mask[at, j],
+                    time[at],
+                    scored.extra[at, j],
+                    course.label[at, j],
+                )
+            )
+    return sequences
+
+
+def _train_lstm(
+    champion: LstmModel | None, course: Course, scored: Scored, until: int, seed: int
+) -> LstmModel | None:
+    """The champion's LSTM carried on, or a new one."""
+    from detectors.lstm_train import train_lstm
+
+    sequences = sequences_of(course, scored, until)
     if not sequences:
-        return None
+        return champion
     windows = sum(len(s.z) for s in sequences)
-    epochs = int(np.clip(100_000 // max(windows, 1), 2, 12))
-    model, _ = train_lstm(sequences, LstmOptions(epochs=epochs), seed=seed)
+    options = replace(
+        champion.options if champion is not None else LSTM_OPTIONS,
+        epochs=int(np.clip(_LSTM_WINDOWS // windows, 1, 6)),
+        learning_rate=1e-3 if champion is not None else LSTM_OPTIONS.learning_rate,
+    )
+    model, _ = train_lstm(sequences, options, seed=seed, start_from=champion)
     return model
 
 
@@ -270,13 +300,14 @@ def train(
         reason = "too few normal windows to inject faults into"
         return TrainingResult(champion, artifacts.save(champion), {"windows": windows}, False, reason)
     forest = gbdt.go_on(champion.forest, before.rows, y, seed=seed, rounds=_ROUNDS)
-    lstm = _train_lstm(course, before, fit_until, seed)
+    lstm = _train_lstm(champion.lstm, course, before, fit_until, seed)
     made_of = f"{champion.version}|{seed}|{trained_at_ms}|{forest.text}"
     version = hashlib.sha256(made_of.encode()).hexdigest()[:12]
     challenger = replace(champion, version=version, forest=forest, lstm=lstm)
     after = score_course(challenger, course, window_ms)
     weigh = slice(fit_until, weigh_until)
-    weights = judgement.weigh(after.inputs[weigh], course.label[weigh], course.present[weigh], challenger)
+    share, _ = judgement.weigh(after.inputs[weigh], course.label[weigh], course.present[weigh])
+    weights = judgement.mixed(share)
     fitted = judgement.recalibrate(challenger.calibration, weights, after, before, course, champion, weigh)
     challenger = replace(challenger, calibration=fitted)
     rest = slice(weigh_until, len(start_ms))
@@ -286,6 +317,7 @@ def train(
     figures |= {
         "windows": int(present.sum()),
         "series": len(names),
+        "lstm_share": share,
         "patience": float(horizons(window_ms)[2]),
     }
     challenger = replace(

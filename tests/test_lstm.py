@@ -16,7 +16,7 @@ from detectors.compress import distil, load_quantised, prune, quantise
 from detectors.lstm import LstmModel, LstmOptions, LstmSequence, weight_shapes
 from detectors.lstm_train import train_lstm
 
-C, K = 6, 2
+C, K, E = 6, 2, 3
 SMALL = LstmOptions(hidden=16, epochs=12, chunk=16, chunks_per_segment=2)
 
 
@@ -35,9 +35,17 @@ def series(seed: int, n: int = 600, missing: float = 0.1) -> LstmSequence:
     return LstmSequence(np.where(mask, z, np.nan).astype(np.float32), mask, time.astype(np.float32))
 
 
+def labelled(seed: int, n: int = 600) -> LstmSequence:
+    """The same with a hint that flickers during faults of 30 windows, and the faults as labels."""
+    rng = np.random.default_rng([seed, 1])
+    label = (np.arange(n) // 30 % 4 == 2).astype(np.int8)
+    hint = rng.normal(size=(n, E)) + 3.0 * (label * (rng.random(n) < 0.4))[:, None]
+    return dataclasses.replace(series(seed, n), extra=hint.astype(np.float32), label=label)
+
+
 def untrained(options: LstmOptions, seed: int = 0) -> LstmModel:
     rng = np.random.default_rng(seed)
-    shapes = weight_shapes(options, C, K)
+    shapes = weight_shapes(options, C, K, E if options.alarm_weight else 0)
     return LstmModel(options, {n: rng.normal(0, 0.3, s).astype(np.float32) for n, s in shapes.items()})
 
 
@@ -50,7 +58,12 @@ VARIANTS = [
     LstmOptions(hidden=16),
     LstmOptions(hidden=16, layers=2, attention=4),
     LstmOptions(hidden=7, layer_norm=False, residual=False, dof=float("inf")),
+    LstmOptions(hidden=16, alarm_weight=1.0),
 ]
+
+
+def extra_of(options: LstmOptions, data: LstmSequence) -> np.ndarray | None:
+    return labelled(9, len(data.z)).extra if options.alarm_weight else None
 
 
 @pytest.mark.parametrize("options", VARIANTS)
@@ -59,24 +72,28 @@ def test_a_rows_answer_does_not_depend_on_its_batch(options: LstmOptions) -> Non
     z = rng.normal(size=(37, C)).astype(np.float32)
     mask, time = rng.random((37, C)) > 0.2, rng.normal(size=(37, K)).astype(np.float32)
     state = model.new_state(37)
+    extra = rng.normal(size=(37, model.extra_count)).astype(np.float32)
     for _ in range(6):
-        state = model.step(z, mask, time, state).state
-    whole = model.step(z, mask, time, state)
+        state = model.step(z, mask, time, state, extra).state
+    whole = model.step(z, mask, time, state, extra)
     chosen = rng.permutation(37)[:5]
-    part = model.step(z[chosen], mask[chosen], time[chosen], state[chosen])
-    for name in ("nll", "residual", "mean", "scale", "state"):
+    part = model.step(z[chosen], mask[chosen], time[chosen], state[chosen], extra[chosen])
+    for name in ("nll", "residual", "mean", "scale", "state", "logit"):
         np.testing.assert_array_equal(getattr(whole, name)[chosen], getattr(part, name))
 
 
 @pytest.mark.parametrize("options", VARIANTS)
 def test_steps_equal_the_sequence_and_leave_their_input_alone(options: LstmOptions) -> None:
     model, data = untrained(options), series(4, 40)
-    trace = model.sequence(data.z, data.mask, data.time)
+    extra = extra_of(options, data)
+    trace = model.sequence(data.z, data.mask, data.time, extra=extra)
     state = model.new_state(1)
     for i in range(40):
         before = state.copy()
-        step = model.step(data.z[i : i + 1], data.mask[i : i + 1], data.time[i : i + 1], state)
+        seen = None if extra is None else extra[i : i + 1]
+        step = model.step(data.z[i : i + 1], data.mask[i : i + 1], data.time[i : i + 1], state, seen)
         np.testing.assert_array_equal(before, state)
+        np.testing.assert_array_equal(step.logit, trace.logit[i : i + 1])
         np.testing.assert_array_equal(step.nll, trace.nll[i : i + 1])
         np.testing.assert_array_equal(step.residual, trace.residual[i : i + 1])
         state = step.state
@@ -90,25 +107,36 @@ def test_serving_computes_what_training_did(options: LstmOptions) -> None:
     from detectors.lstm_network import Network
 
     data, options = series(5, 60), dataclasses.replace(options, epochs=1, chunk=16)
-    model, _ = train_lstm([series(1, 200)], options)
-    network = Network(options, C, K)
+    model, _ = train_lstm([labelled(1, 200) if options.alarm_weight else series(1, 200)], options)
+    network = Network(options, C, K, model.extra_count)
     network.adopt(model)
     network.eval()
-    z = torch.from_numpy(np.nan_to_num(data.z, nan=0.0))[None]
-    mask = torch.from_numpy(data.mask.astype(np.float32))[None]
+    extra = extra_of(options, data)
+    given_extra = np.zeros((60, 0), np.float32) if extra is None else extra
+    arrays = (np.nan_to_num(data.z, nan=0.0), data.mask.astype(np.float32), data.time, given_extra)
+    given = [torch.from_numpy(array)[None] for array in arrays]
     with torch.no_grad():
-        whole, log_scale, _ = network(z, mask, torch.from_numpy(data.time)[None], network.new_state(1))
+        whole, log_scale, _, odds = network(*given, network.new_state(1))
         state, means = network.new_state(1), []
         for at in range(0, 60, 20):
-            part = slice(at, at + 20)
-            mean, _, state = network(
-                z[:, part], mask[:, part], torch.from_numpy(data.time)[None, part], state
-            )
+            mean, _, state, _ = network(*(tensor[:, at : at + 20] for tensor in given), state)
             means.append(mean)
-    trace = model.sequence(data.z, data.mask, data.time)
+    trace = model.sequence(data.z, data.mask, data.time, extra=extra)
     np.testing.assert_allclose(whole[0].numpy(), trace.mean, atol=1e-4)
     np.testing.assert_allclose(torch.cat(means, dim=1)[0].numpy(), trace.mean, atol=1e-4)
     np.testing.assert_allclose(np.exp(log_scale[0].numpy()), trace.scale, rtol=1e-3)
+    np.testing.assert_allclose(odds[0].numpy(), trace.logit, atol=1e-3)
+
+
+def test_with_labels_it_learns_what_one_window_cannot_tell() -> None:
+    options = LstmOptions(hidden=16, alarm_weight=3.0, epochs=12, held_out=0.0, early_stopping=0)
+    model, _ = train_lstm([labelled(i) for i in range(6)], options)
+    data = labelled(20)
+    assert data.label is not None and data.extra is not None
+    said = model.sequence(data.z, data.mask, data.time, extra=data.extra).logit
+    quiet = data.extra.max(axis=1) < 1.5  # nothing to be seen in the window itself
+    inside, outside = said[quiet & (data.label == 1)], said[quiet & (data.label == 0)]
+    assert np.median(inside) > np.quantile(outside, 0.8)
 
 
 def test_the_prediction_is_made_before_the_window_is_seen(trained: LstmModel) -> None:
