@@ -9,7 +9,7 @@ import numpy as np
 from detectors.counting import COUNT_FEATURES
 from detectors.types import Float64
 
-SILENCE_RARITY, SILENCE_RARITY_AT_LEVEL, MISSED_REQUESTS = 6.5, 6.0, float(np.log1p(15.0))
+SILENCE_RARITY, SILENCE_RARITY_AT_LEVEL, MISSED_REQUESTS = 8.0, 6.0, float(np.log1p(15.0))
 """Silences this long, silences that began at such traffic (both as -ln of their share), requests missing."""
 _SILENCE = [COUNT_FEATURES.index(n) for n in ("silence_rarity", "silence_rarity_at_level", "missed_requests")]
 _BARS = np.array([SILENCE_RARITY, SILENCE_RARITY_AT_LEVEL, MISSED_REQUESTS])
