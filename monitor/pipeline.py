@@ -322,7 +322,9 @@ class Pipeline:
             log.warning("release_failed", partition=str(p.key), error=str(error).splitlines()[0][:300])
 
     def _observe(self) -> None:
-        self.parts.models.observe([p.event_ms for p in self.owned.values() if p.event_ms is not None])
+        moving = [p for p in self.owned.values() if not p.resting and not self._done(p)]
+        known = [p.event_ms for p in moving or self.owned.values() if p.event_ms is not None]
+        self.parts.models.observe(known)
         metrics.SERIES_LIVE.set(sum(len(p.states) for p in self.owned.values()))
 
     def _wait_for_database(self, error: Exception) -> None:
@@ -473,7 +475,7 @@ class Pipeline:
         assert p.gate_ms is not None
         if not self.commit(p):
             return False
-        scorer = self.parts.models.decided(p.gate_ms)
+        scorer = self.parts.models.decided(p.gate_ms, p.scorer)
         if scorer is None:
             return False
         self._go_on_with(p, scorer)
