@@ -18,6 +18,7 @@ ACTIVATION_DELAY_MS = HOUR_MS
 SETTLED_MS = HOUR_MS // 2  # behind T; later than the default revision horizon, so what is trained on is final
 COMPARED_BEFORE_MS = HOUR_MS  # what is compared ended this long before the comparison, for the same reason
 REFERENCE_MS = 7 * DAY_MS
+SCORES_SETTLE_MS = 8 * DAY_MS  # a series finds its own usual level in its first week; scores move with it
 ENOUGH_WINDOWS = 240  # in a span that is compared
 
 Span = tuple[int, int]
@@ -30,7 +31,7 @@ class Comparison:
 
     recent: Span
     features: Span
-    scores: Span | None  # None while the model in force has not scored a whole span before the recent one
+    scores: Span | None  # None in the first week, and until the model has scored a whole span before `recent`
     trained_at_ms: int | None
 
 
@@ -97,8 +98,9 @@ class Schedule:
         recent = self.recent(check_ms)
         if trained_at_ms is None:
             first = (self.anchor_ms, self.anchor_ms + self.span_ms)
-            return Comparison(recent, first, first, None)
+            return Comparison(recent, first, None, None)
         features = (trained_at_ms - min(REFERENCE_MS, history_ms), trained_at_ms)
         in_force_ms = trained_at_ms + ACTIVATION_DELAY_MS
         scores = (in_force_ms, in_force_ms + self.span_ms)
-        return Comparison(recent, features, scores if scores[1] <= recent[0] else None, trained_at_ms)
+        comparable = scores[1] <= recent[0] and in_force_ms >= self.anchor_ms + SCORES_SETTLE_MS
+        return Comparison(recent, features, scores if comparable else None, trained_at_ms)

@@ -62,9 +62,10 @@ def test_a_comparison_lies_wholly_behind_what_it_is_compared_with() -> None:
     first = schedule.comparison(ready[0], ANCHOR + DAY_MS, 30 * DAY_MS)
     assert first.features[1] == ANCHOR + DAY_MS <= first.recent[0]
     assert first.scores is None  # the model has not been in force for long enough
-    later = schedule.comparison(ready[4], ANCHOR + DAY_MS, 30 * DAY_MS)
+    assert schedule.comparison(ready[4], ANCHOR + DAY_MS, 30 * DAY_MS).scores is None  # nor have they settled
+    later = schedule.comparison(ANCHOR + 12 * DAY_MS, ANCHOR + 8 * DAY_MS, 30 * DAY_MS)
     assert later.scores is not None and later.scores[1] <= later.recent[0]
-    assert later.scores[0] == ANCHOR + DAY_MS + ACTIVATION_DELAY_MS
+    assert later.scores[0] == ANCHOR + 8 * DAY_MS + ACTIVATION_DELAY_MS
     assert ANCHOR + 8 * DAY_MS not in ready  # trained at that time anyway
     assert schedule.too_early(ready[1], (ready[0],))
 
