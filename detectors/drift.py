@@ -1,63 +1,122 @@
 """Has the traffic changed so much that the models should be trained again?
 
-Compares the distribution of every published feature in recent windows with that in the windows trained on
-by the population stability index (Siddiqi 2006: below 0.1 stable, above 0.25 shifted), per series, with
-bins at the deciles of the reference. A feature has drifted if it has shifted in many series at once.
+Compares the distribution of every published feature, and of the score, in recent windows with that in the
+windows trained on by the population stability index (Siddiqi 2006: below 0.1 stable, above 0.25 shifted),
+per series, with bins at the deciles of the reference. Where the reference has several days, a recent day
+must also differ clearly more than any of these differs from the others: a service whose days are never
+alike has not drifted on one more such day. A feature has drifted if it has shifted in many series at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from detectors.types import FEATURES, Float64
+from detectors.types import FEATURES, Float64, Int64
 
+COLUMNS: tuple[str, ...] = (*FEATURES, "score")
+"""What is compared, in the order of the columns of a sample."""
 SHIFTED = 0.25
+MIN_WINDOWS = 200
 _BINS = 10
-_MIN_WINDOWS = 200
 _SERIES_SHARE = 0.3  # of series, beyond which a shifted feature counts as drift
 _PRIOR = 0.5  # windows added to every bin, so that empty bins are finite
+_BEYOND_USUAL = 1.5  # times the largest index of a day of the reference against the others
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """Windows of one series: values [n, len(COLUMNS)], NaN = nothing measured; day [n], any numbering."""
+
+    values: Float64
+    day: Int64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Column:
+    """One feature of one series as it was: bins, shares of the windows in them, index that means a shift."""
+
+    edges: Float64  # [bins - 1], ascending
+    shares: Float64  # [bins], they sum to 1
+    bar: float
+
+    def index(self, recent: Float64) -> float:
+        """Population stability index of recent values [k] without NaN."""
+        shares = _shares(recent, self.edges)
+        return float(((shares - self.shares) * np.log(shares / self.shares)).sum())
+
+
+Reference = tuple[Column | None, ...]
+"""One entry per column; None = too few windows to compare with."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """The answer: whether to train again, why, and the index per feature (median over the series)."""
+    """The answer: whether to train again, why, the index per feature (median over the series), the guilty."""
 
     drifted: bool
     reason: str  # "stable" | "drift" | "too_few_windows"
     index: dict[str, float]
+    shifted: tuple[str, ...] = ()
 
 
 def stability_index(reference: Float64, recent: Float64) -> float:
     """Population stability index of two samples [n], [k]; NaN entries are left out; NaN for short samples."""
-    reference, recent = reference[np.isfinite(reference)], recent[np.isfinite(recent)]
-    if min(len(reference), len(recent)) < _MIN_WINDOWS:
+    column = _prepare(reference)
+    recent = recent[np.isfinite(recent)]
+    if column is None or len(recent) < MIN_WINDOWS:
         return float("nan")
-    edges = np.unique(np.quantile(reference, np.linspace(0, 1, _BINS + 1)[1:-1]))
-    bins = len(edges) + 1
-    shares = []
-    for sample in (reference, recent):
-        counts = np.bincount(np.searchsorted(edges, sample, side="right"), minlength=bins) + _PRIOR
-        shares.append(counts / counts.sum())
-    return float(((shares[1] - shares[0]) * np.log(shares[1] / shares[0])).sum())
+    return column.index(recent)
 
 
-def judge(reference: Sequence[Float64], recent: Sequence[Float64]) -> Drift:
-    """reference, recent: per series values [n, statistics], in the same order of series -> the verdict."""
-    index: dict[str, float] = {}
-    shifted: list[str] = []
-    for column, name in enumerate(FEATURES):
-        found = np.array(
-            [stability_index(a[:, column], b[:, column]) for a, b in zip(reference, recent, strict=True)]
-        )
-        found = found[np.isfinite(found)]
-        if not len(found):
-            continue
-        index[name] = float(np.median(found))
-        if (found > SHIFTED).mean() > _SERIES_SHARE:
-            shifted.append(name)
+def prepare(reference: Sample) -> Reference:
+    """What is kept of the windows of one series to compare later ones with."""
+    return tuple(_prepare(values, reference.day) for values in reference.values.T)
+
+
+def judge(reference: Mapping[str, Reference], recent: Mapping[str, Sample]) -> Drift:
+    """References and recent windows by series, of those that have both -> the verdict."""
+    found: dict[str, list[tuple[float, bool]]] = {}
+    for series in sorted(reference.keys() & recent.keys()):
+        for name, column, values in zip(COLUMNS, reference[series], recent[series].values.T, strict=True):
+            values = values[np.isfinite(values)]
+            if column is not None and len(values) >= MIN_WINDOWS:
+                value = column.index(values)
+                found.setdefault(name, []).append((value, value > column.bar))
+    index = {name: float(np.median([i for i, _ in found[name]])) for name in COLUMNS if name in found}
+    shifted = tuple(name for name in index if np.mean([shifts for _, shifts in found[name]]) > _SERIES_SHARE)
     if not index:
         return Drift(False, "too_few_windows", index)
-    return Drift(bool(shifted), "drift" if shifted else "stable", index)
+    return Drift(bool(shifted), "drift" if shifted else "stable", index, shifted)
+
+
+def _prepare(values: Float64, day: Int64 | None = None) -> Column | None:
+    known = np.isfinite(values)
+    values, day = values[known], None if day is None else day[known]
+    if len(values) < MIN_WINDOWS:
+        return None
+    cuts = np.quantile(values, np.linspace(0, 1, _BINS + 1)[1:-1])
+    once, repeats = np.unique(cuts, return_counts=True)
+    edges = np.unique(np.concatenate([once, np.nextafter(once[repeats > 1], np.inf)]))
+    usual = 0.0 if day is None else _usual(values, day)
+    return Column(edges, _shares(values, edges), max(SHIFTED, _BEYOND_USUAL * usual))
+
+
+def _usual(values: Float64, day: Int64) -> float:
+    """The largest index of one day of the reference against its other days; 0 where it has only one."""
+    largest = 0.0
+    for each in np.unique(day).tolist():
+        mine, others = values[day == each], values[day != each]
+        if len(mine) >= MIN_WINDOWS and (rest := _prepare(others)) is not None:
+            largest = max(largest, rest.index(mine))
+    return largest
+
+
+def _shares(values: Float64, edges: Float64) -> Float64:
+    """A value that makes up much of the reference has a bin of its own, so leaving it either way shows."""
+    bins = np.searchsorted(edges, values, side="right")
+    counts = np.bincount(bins, minlength=len(edges) + 1).astype(np.float64) + _PRIOR
+    shares: Float64 = counts / counts.sum()
+    return shares

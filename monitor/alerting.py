@@ -10,6 +10,10 @@ Severity is rarity. With r = window length / tail probability, the mean time bet
 extreme as this one: r < 90 days is a warning, r < 3 years major, beyond it critical. Trouble that goes on
 for 30 minutes more counts one step more.
 
+A change that lasts is learned by the detectors in the end, and the window in which that happens has the
+reason NEW_NORMAL. It is announced once: an alert that fires ends there and then, one that ended before is
+told so, and both have this reason from then on. Where nothing ever fired there is nothing to take back.
+
 State exists only for series that are firing, or were until recently (their windows can still be amended).
 """
 
@@ -42,6 +46,9 @@ MAX_REMEMBERED_WINDOWS = 64
 KEEP_RESOLVED_MS = 86_400_000
 """Event time a resolved alert stays in memory, the longest revision horizon there is."""
 MAX_VERSIONS = 8
+NEW_NORMAL = "new_normal"
+SETTLING_WINDOWS = 30
+"""Anomalous windows without a break behind a new normal that still belong to the change before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +116,13 @@ def decide(state: AlertState | None, seen: Observation, settings: DetectionSetti
     """One closed window of one series, in the order of time.
 
     Reasons: "quiet", "fired", "still_anomalous", "severity_raised", "other_top_feature", "calming",
-    "recovered".
+    "recovered", "new_normal", "settling".
     """
+    if seen.reason == NEW_NORMAL and state is not None:
+        return _learned(state, seen)
     firing = state if state is not None and state.status == "firing" else None
+    if firing is None and state is not None and seen.is_anomalous and _settles(state, seen):
+        return dataclasses.replace(state, seen_until_ms=seen.window_end_ms), [], "settling"
     if firing is None:
         return _fire(seen, seen.window_end_ms) if seen.is_anomalous else (state, [], "quiet")
     now_ms = max(firing.seen_until_ms, seen.window_end_ms)
@@ -246,6 +257,29 @@ def _worse(old: AlertRow, seen: Observation, *, trouble_s: float) -> AlertRow:
     )
 
 
+def _learned(state: AlertState, seen: Observation) -> Decision:
+    """The level of the series is its new normal: its alert ends, or has ended for good."""
+    now_ms = max(state.seen_until_ms, seen.window_end_ms)
+    if state.alert.reason == NEW_NORMAL:
+        return dataclasses.replace(state, seen_until_ms=now_ms), [], "quiet"
+    named = dataclasses.replace(state, alert=dataclasses.replace(state.alert, reason=NEW_NORMAL))
+    if state.status == "resolved":
+        told = AlertTransition(now_ms, "updated", named.alert)
+        return dataclasses.replace(named, seen_until_ms=now_ms), [told], NEW_NORMAL
+    ended = _end(named, now_ms, "resolved", now_ms)
+    return ended, [_ended(named, now_ms, "resolved", now_ms)], NEW_NORMAL
+
+
+def _settles(state: AlertState, seen: Observation) -> bool:
+    """True for a window that goes on, without a calm one between, from where a new normal was announced."""
+    announced_ms = state.alert.resolved_at_ms or 0
+    return (
+        state.alert.reason == NEW_NORMAL
+        and seen.window_start_ms <= state.seen_until_ms
+        and seen.window_end_ms - announced_ms <= SETTLING_WINDOWS * seen.window_s * 1000
+    )
+
+
 def _end(state: AlertState, now_ms: int, status: Literal["resolved"], at_ms: int) -> AlertState:
     alert = dataclasses.replace(state.alert, status=status, resolved_at_ms=at_ms)
     return dataclasses.replace(state, status=status, alert=alert, seen_until_ms=now_ms)
@@ -272,6 +306,7 @@ def step(
     """All windows of one batch; `states` changes in place. Normal windows of inactive series cost nothing."""
     names = closed.batch.series
     rows = set(np.flatnonzero(scores.is_anomalous).tolist())
+    rows |= {row for row, reason in enumerate(scores.reason) if reason == NEW_NORMAL}
     end_ms = closed.batch.window_start_ms + closed.batch.window_ms
     for series, state in list(states.items()):
         if state.status == "resolved":

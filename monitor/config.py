@@ -149,6 +149,11 @@ class TrainingSettings(_Section):
         24.0, description="hours of event time before the first training"
     )
     every_h: Annotated[float, Field(gt=0)] = Field(168.0, description="hours of event time between trainings")
+    drift_every_h: Annotated[float, Field(ge=0)] = Field(
+        6.0,
+        description="hours of event time between comparisons of the newest day with the windows trained on; "
+        "drift brings the next training forward, 0 compares nothing",
+    )
     history_days: Annotated[float, Field(gt=0)] = Field(30.0, description="days of windows to train on")
     max_windows: Annotated[int, Field(ge=1_000)] = Field(
         400_000, description="windows to train on at most; older ones are thinned out"

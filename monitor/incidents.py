@@ -21,6 +21,7 @@ from typing import Any
 from monitor import explain, routing
 from monitor.alerting import SEVERITIES
 from monitor.config import ChannelSettings, DetectionSettings, RouteSettings, Settings
+from monitor.endings import afterwards, closed, ended
 from monitor.inhibition import inhibitors
 from monitor.memo import MAX_SHARED, Memo, about_of, fold_order, memo_of, silence_of
 from monitor.payloads import payload
@@ -204,7 +205,7 @@ class _Work:
     def _updated(self, t: AlertTransition, incident_id: str) -> None:
         old = self.incidents[incident_id]
         if old.status == "resolved":
-            self._event(incident_id, t, "alert_updated", "after the incident was resolved")
+            self._event(incident_id, t, *afterwards(t.alert))
             return
         self.incidents[incident_id] = self._raised(old, t.alert)
         raised = self.incidents[incident_id].severity != old.severity
@@ -217,9 +218,9 @@ class _Work:
         firing = [a for a in old.firing if a != t.alert.alert_id]
         if firing or old.status == "resolved":
             self.incidents[incident_id] = dataclasses.replace(old, firing=firing)
-            self._event(incident_id, t, "alert_resolved", f"{t.alert.series} is back to normal")
+            self._event(incident_id, t, *ended(t.alert))
             return
-        self._close(incident_id, t, "recovered", "every alert of it is back to normal")
+        self._close(incident_id, t, *closed(t.alert))
 
     def _withdrawn(self, t: AlertTransition, incident_id: str) -> None:
         old, memo = self.incidents[incident_id], self.memos[incident_id]

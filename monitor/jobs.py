@@ -25,7 +25,7 @@ from storage.retention import purge
 from storage.types import ModelVersionRow
 
 if TYPE_CHECKING:
-    from detectors.training import SeriesHistory
+    from detectors.training import SeriesHistory, TrainingResult
 
 log = structlog.get_logger()
 
@@ -80,33 +80,16 @@ def train_at(settings: Settings, trained_at_ms: int) -> dict[str, Any]:
 
     Runs in a process of its own. Returns what was decided: version, promoted, reason, metrics.
     """
-    from detectors.training import train
     from detectors.trial import golden
 
     engine = connect(settings.database.url)
     try:
         upgrade(engine)
         registry = ModelRegistry(engine)
-        training = settings.training
-        champion = load_scorer(settings, registry.champion_artifact())
-        history = registry.training_set(
-            since_ms=trained_at_ms - int(training.history_days * DAY_MS),
-            until_ms=trained_at_ms,
-            max_windows=training.max_windows,
-        )
         started_s = time.monotonic()
-        result = train(
-            {name: _unpacked(windows) for name, windows in history.series.items()},
-            champion=champion,
-            excluded=[(name, *span) for name, spans in history.excluded.items() for span in spans],
-            labels=[(x.series, x.start_ms, x.end_ms, x.label == "true_positive") for x in history.labels],
-            seed=training.seed,
-            window_ms=settings.window.length_s * 1000,
-            max_windows=training.max_windows,
-            trained_at_ms=trained_at_ms,
-        )
+        result = challenger(settings, registry, trained_at_ms)
         took_s = round(time.monotonic() - started_s, 2)
-        registry.add(
+        registered = registry.add(
             ModelVersionRow(
                 version=result.ensemble.version,
                 detector="ensemble",
@@ -118,11 +101,12 @@ def train_at(settings: Settings, trained_at_ms: int) -> dict[str, Any]:
                 reason=result.reason,
             )
         )
-        metrics.TRAININGS.labels("promoted" if result.promoted else "refused").inc()
+        promoted = result.promoted and registered
+        metrics.TRAININGS.labels("promoted" if promoted else "refused").inc()
         return {
             "version": result.ensemble.version,
-            "promoted": result.promoted,
-            "reason": result.reason,
+            "promoted": promoted,
+            "reason": result.reason if registered else "the training of this event time was decided before",
             "trained_at": rfc3339(trained_at_ms),
             "training_seconds": took_s,
             "metrics": result.metrics,
@@ -131,7 +115,29 @@ def train_at(settings: Settings, trained_at_ms: int) -> dict[str, Any]:
         engine.dispose()
 
 
-def _unpacked(windows: StoredHistory) -> SeriesHistory:
+def challenger(settings: Settings, registry: ModelRegistry, trained_at_ms: int) -> TrainingResult:
+    """A model trained on the stored windows up to `trained_at_ms` and on labels; nothing is written."""
+    from detectors.training import train
+
+    training = settings.training
+    history = registry.training_set(
+        since_ms=trained_at_ms - int(training.history_days * DAY_MS),
+        until_ms=trained_at_ms,
+        max_windows=training.max_windows,
+    )
+    return train(
+        {name: unpacked(windows) for name, windows in history.series.items()},
+        champion=load_scorer(settings, registry.champion_artifact()),
+        excluded=[(name, *span) for name, spans in history.excluded.items() for span in spans],
+        labels=[(x.series, x.start_ms, x.end_ms, x.label == "true_positive") for x in history.labels],
+        seed=training.seed,
+        window_ms=settings.window.length_s * 1000,
+        max_windows=training.max_windows,
+        trained_at_ms=trained_at_ms,
+    )
+
+
+def unpacked(windows: StoredHistory) -> SeriesHistory:
     from detectors.training import SeriesHistory
 
     values, counts = unpack(windows.statistics)
@@ -139,11 +145,19 @@ def _unpacked(windows: StoredHistory) -> SeriesHistory:
 
 
 def train_now(settings: Settings) -> dict[str, Any]:
-    """`inferwatch train`: train on everything stored so far, in this process."""
+    """`inferwatch train`: train on everything stored so far, in this process.
+
+    The event time of a training names it, and one may stand there already: labels are a reason to train
+    again on the same windows.
+    """
     engine = connect(settings.database.url)
     try:
         upgrade(engine)
-        newest_ms = ModelRegistry(engine).newest_window_end_ms()
+        registry = ModelRegistry(engine)
+        newest_ms = registry.newest_window_end_ms()
+        at_ms = newest_ms if newest_ms is not None else SystemClock().now_ms()
+        while registry.is_decided(at_ms):
+            at_ms += 1
     finally:
         engine.dispose()
-    return train_at(settings, newest_ms if newest_ms is not None else SystemClock().now_ms())
+    return train_at(settings, at_ms)

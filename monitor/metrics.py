@@ -58,6 +58,18 @@ MODELS_REFUSED = Counter(
     "Trials that a registered model did not stand; the one before serves on",
     registry=REGISTRY,
 )
+DRIFT_INDEX = Gauge(
+    "inferwatch_drift_index",
+    "Population stability index of a feature, newest day against the windows trained on",
+    ["feature"],
+    registry=REGISTRY,
+)
+DRIFT_CHECKS = Counter(
+    "inferwatch_drift_checks",
+    "Comparisons with the windows trained on: stable, drift, too_few_windows",
+    ["reason"],
+    registry=REGISTRY,
+)
 STALLS = Counter("inferwatch_stalls", "Times the reading loop did not turn for too long", registry=REGISTRY)
 HEARTBEAT = Gauge(
     "inferwatch_heartbeat_timestamp_seconds", "Wall time of the newest heartbeat", registry=REGISTRY

@@ -4,6 +4,10 @@ Trainings stand at fixed event times T. A model trained at T uses windows up to 
 at T + ACTIVATION_DELAY: a partition that reaches this *gate* before the training has ended waits there
 (reading is paused, the group membership is kept). In live operation the hour in between is ample; in a
 replay the wait is the training time. So the model in force is a function of the log alone.
+
+Every few hours of event time there is a gate for a comparison of the newest day with the windows trained
+on. The first process whose partitions are all there makes the verdict, which is quick, and stores it; drift
+makes the time of this gate the time of the next training.
 """
 
 from __future__ import annotations
@@ -21,6 +25,9 @@ from detectors.base import Scorer
 from monitor import metrics
 from monitor.clock import rfc3339
 from monitor.config import Settings
+from monitor.drifting import DriftWatch
+from monitor.schedule import ACTIVATION_DELAY_MS, HOUR_MS, NEVER_MS, SETTLED_MS, Schedule
+from storage.drift import all_verdicts, recall
 from storage.facts import Facts
 from storage.models import ModelRegistry
 
@@ -29,13 +36,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-HOUR_MS = 3_600_000
-ACTIVATION_DELAY_MS = HOUR_MS
-SETTLED_MS = HOUR_MS // 2  # behind T; later than the default revision horizon, so what is trained on is final
 STRAGGLER_WAIT_S = 30.0
 CHOICE_CHECK_S = 10.0
 RETRIAL_S = 600.0
-NEVER_MS = 1 << 62
 ANCHOR_KEY = "training_anchor_ms"
 
 
@@ -47,11 +50,14 @@ class Models(Protocol):
         ...
 
     def gate_ms(self, event_ms: int) -> int:
-        """The first event time behind `event_ms` at which a model must be decided; NEVER_MS = none."""
+        """The first event time behind `event_ms` at which a model or drift is decided; NEVER_MS = none."""
         ...
 
-    def decided(self, gate_ms: int) -> Scorer | None:
-        """The scorer in force from `gate_ms` on; None while its training still runs."""
+    def decided(self, gate_ms: int, current: Scorer) -> Scorer | None:
+        """The scorer in force from `gate_ms` on; None while its training still runs.
+
+        Everything up to the gate must have been committed.
+        """
         ...
 
     def chosen(self, current: Scorer, event_ms: int) -> Scorer:
@@ -75,7 +81,7 @@ class FixedModel:
     def gate_ms(self, event_ms: int) -> int:
         return NEVER_MS
 
-    def decided(self, gate_ms: int) -> Scorer | None:
+    def decided(self, gate_ms: int, current: Scorer) -> Scorer | None:
         return self.scorer
 
     def chosen(self, current: Scorer, event_ms: int) -> Scorer:
@@ -99,7 +105,10 @@ class TrainedModels:
     _loaded: dict[str | None, Scorer] = field(default_factory=dict)
     _newest: Scorer | None = None  # the scorer that was asked for last and is sound
     _refused_until_s: dict[str | None, float] = field(default_factory=dict)
-    _first_ms: int | None = None  # event time of the first training
+    _schedule: Schedule | None = None  # from the first record on
+    _drifted: tuple[int, ...] = ()  # comparisons that found drift, ascending; replaced as a whole
+    _checked: set[int] = field(default_factory=set)
+    _watch: DriftWatch | None = None
     _decided: set[int] = field(default_factory=set)
     _training_ms: int = 0
     _process: multiprocessing.process.BaseProcess | None = None
@@ -143,26 +152,76 @@ class TrainedModels:
     def gate_ms(self, event_ms: int) -> int:
         if not self.settings.training.enabled:
             return NEVER_MS
-        if self._first_ms is None:
-            hour_ms = event_ms // HOUR_MS * HOUR_MS
-            anchor_ms = int(self.facts.remember(ANCHOR_KEY, str(hour_ms)))
-            self._first_ms = anchor_ms + int(self.settings.training.first_after_h * HOUR_MS)
-        newest_ms = self._training_at_or_before(event_ms - ACTIVATION_DELAY_MS)
-        next_ms = self._first_ms if newest_ms is None else newest_ms + self._every_ms
-        return next_ms + ACTIVATION_DELAY_MS
+        if self._schedule is None:
+            self._schedule = self._anchored(event_ms)
+        if self._schedule.check_every_ms:  # other processes make verdicts too
+            verdicts = all_verdicts(self.registry.engine)
+            self._checked.update(row.checked_at_ms for row in verdicts)
+            self._drifted = tuple(sorted(row.checked_at_ms for row in verdicts if row.drifted))
+        return self._schedule.next_gate(event_ms, self._drifted)
 
-    def decided(self, gate_ms: int) -> Scorer | None:
-        at_ms = gate_ms - ACTIVATION_DELAY_MS
-        if self._is_decided(at_ms):
-            self._waiting_since_s = None
-            return self.at_claim(None)
+    def _anchored(self, event_ms: int) -> Schedule:
+        training = self.settings.training
+        hour_ms = event_ms // HOUR_MS * HOUR_MS
+        anchor_ms = int(self.facts.remember(ANCHOR_KEY, str(hour_ms)))
+        return Schedule(
+            anchor_ms=anchor_ms,
+            first_ms=anchor_ms + int(training.first_after_h * HOUR_MS),
+            every_ms=int(training.every_h * HOUR_MS),
+            check_every_ms=int(training.drift_every_h * HOUR_MS),
+            window_ms=self.settings.window.length_s * 1000,
+        )
+
+    def decided(self, gate_ms: int, current: Scorer) -> Scorer | None:
+        assert self._schedule is not None
+        trained_ms = gate_ms - ACTIVATION_DELAY_MS
+        training = self._schedule.is_training(trained_ms, self._drifted)
+        everyone_is_here = self._slowest_ms is not None and self._slowest_ms >= gate_ms
+        if not self._is_checked(gate_ms):
+            if not everyone_is_here and not self._waited_long():
+                return None
+            with self._lock:
+                self._check(gate_ms)
+        if training and not self._is_decided(trained_ms):
+            if self._waited_long():
+                with self._lock:
+                    self._start(trained_ms)
+            return None
+        self._waiting_since_s = None
+        return self.at_claim(None) if training else current
+
+    def _waited_long(self) -> bool:
+        """A straggler in this process holds the others back no longer than this at a gate."""
         now_s = self.monotonic_s()
         if self._waiting_since_s is None:
             self._waiting_since_s = now_s
-        if now_s - self._waiting_since_s > STRAGGLER_WAIT_S:
-            with self._lock:
-                self._start(at_ms)
-        return None
+        return now_s - self._waiting_since_s > STRAGGLER_WAIT_S
+
+    def _is_checked(self, at_ms: int) -> bool:
+        """True when there is nothing to compare at this event time, or its verdict is known."""
+        assert self._schedule is not None
+        if at_ms in self._checked or not self._schedule.is_check(at_ms):
+            return True
+        if self._schedule.too_early(at_ms, self._drifted):
+            return True
+        known = recall(self.registry.engine, at_ms)
+        if known is not None:
+            self._note(at_ms, known.drifted)
+        return known is not None
+
+    def _check(self, at_ms: int) -> None:
+        assert self._schedule is not None
+        if self._watch is None:
+            self._watch = DriftWatch(self.registry.engine, self._schedule.window_ms)
+        known_ms = self.registry.newest_training_ms(self._schedule.recent(at_ms)[0])
+        history_ms = int(self.settings.training.history_days * 24 * HOUR_MS)
+        comparison = self._schedule.comparison(at_ms, known_ms, history_ms)
+        self._note(at_ms, self._watch.check(at_ms, comparison).drifted)
+
+    def _note(self, at_ms: int, drifted: bool) -> None:
+        self._checked.add(at_ms)
+        if drifted:
+            self._drifted = tuple(sorted({*self._drifted, at_ms}))
 
     def chosen(self, current: Scorer, event_ms: int) -> Scorer:
         now_s = self.monotonic_s()
@@ -181,21 +240,11 @@ class TrainedModels:
         """End and start trainings; called every few seconds, from any one thread at a time."""
         with self._lock:
             self._reap()
-            if self._first_ms is None or self._slowest_ms is None:
+            if self._schedule is None or self._slowest_ms is None:
                 return
-            at_ms = self._training_at_or_before(self._slowest_ms - SETTLED_MS)
+            at_ms = self._schedule.newest_training(self._slowest_ms - SETTLED_MS, self._drifted)
             if at_ms is not None and not self._is_decided(at_ms):
                 self._start(at_ms)
-
-    @property
-    def _every_ms(self) -> int:
-        return int(self.settings.training.every_h * HOUR_MS)
-
-    def _training_at_or_before(self, event_ms: int) -> int | None:
-        assert self._first_ms is not None
-        if event_ms < self._first_ms:
-            return None
-        return event_ms - (event_ms - self._first_ms) % self._every_ms
 
     def _is_decided(self, at_ms: int) -> bool:
         if at_ms not in self._decided and self.registry.is_decided(at_ms):

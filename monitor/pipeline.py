@@ -330,7 +330,9 @@ class Pipeline:
         if self.parts.clock.monotonic_s() - self._ends_at_s >= TELL_S:
             self._ends_at_s = self.parts.clock.monotonic_s()
             self.ends = {key: progress.end for key, progress in self.parts.source.progress().items()}
-        self.parts.models.observe([p.event_ms for p in self.owned.values() if p.event_ms is not None])
+        moving = [p for p in self.owned.values() if not p.resting and not self._done(p)]
+        known = [p.event_ms for p in moving or self.owned.values() if p.event_ms is not None]
+        self.parts.models.observe(known)
         metrics.SERIES_LIVE.set(sum(len(p.states) for p in self.owned.values()))
 
     def _wait_for_database(self, error: Exception) -> None:
@@ -481,7 +483,7 @@ class Pipeline:
         assert p.gate_ms is not None
         if not self.commit(p):
             return False
-        scorer = self.parts.models.decided(p.gate_ms)
+        scorer = self.parts.models.decided(p.gate_ms, p.scorer)
         if scorer is None:
             return False
         self._go_on_with(p, scorer)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection, Engine, Row, desc, func, select, update
+from sqlalchemy import Connection, Engine, Row, ScalarSelect, desc, func, select, update
 
 from storage import schema, text
 from storage.actions import Action, Actor, record
@@ -37,6 +37,20 @@ class LabelledInterval:
     start_ms: int
     end_ms: int
     label: str  # "true_positive" | "false_positive", the newest one of its incident
+
+
+@dataclass(frozen=True, slots=True)
+class PastAlert:
+    """An alert, its incident if it has one, and the newest label of that; [start_ms, end_ms)."""
+
+    alert_id: str
+    incident_id: str | None
+    series: str
+    start_ms: int
+    end_ms: int
+    severity: str
+    summary: str
+    label: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +172,14 @@ class ModelRegistry:
             statement = select(TRAININGS.c.trained_at_ms).where(TRAININGS.c.trained_at_ms == trained_at_ms)
             return connection.execute(statement).first() is not None
 
+    def newest_training_ms(self, until_ms: int) -> int | None:
+        """Event time of the newest training up to `until_ms` that ended with a model, in force or refused."""
+        statement = select(func.max(TRAININGS.c.trained_at_ms)).where(
+            TRAININGS.c.trained_at_ms <= until_ms, TRAININGS.c.outcome != "failed"
+        )
+        with reading(self.engine) as connection:
+            return connection.execute(statement).scalar()
+
     def record_failure(self, trained_at_ms: int, reason: str) -> bool:
         """The training of this event time failed, so the champion stays; False when it was decided before."""
         with self.engine.begin() as connection:
@@ -198,6 +220,25 @@ class ModelRegistry:
             excluded, labels = self._judged(connection, since_ms, until_ms)
         return TrainingSet(series, excluded, labels)
 
+    def past_alerts(self, *, since_ms: int, until_ms: int) -> list[PastAlert]:
+        """Alerts with windows in [since_ms, until_ms), oldest first; withdrawn ones never were."""
+        statement = (
+            select(
+                *(ALERTS.c.alert_id, LINKS.c.incident_id, ALERTS.c.series),
+                *(ALERTS.c.window_start_ms, ALERTS.c.window_end_ms, ALERTS.c.severity, ALERTS.c.summary),
+                _newest_label().label("label"),
+            )
+            .outerjoin(LINKS, LINKS.c.alert_id == ALERTS.c.alert_id)
+            .where(
+                ALERTS.c.status != "withdrawn",
+                ALERTS.c.window_end_ms > since_ms,
+                ALERTS.c.window_start_ms < until_ms,
+            )
+            .order_by(ALERTS.c.window_start_ms, ALERTS.c.series, ALERTS.c.alert_id)
+        )
+        with reading(self.engine) as connection:
+            return [PastAlert(*row) for row in connection.execute(statement)]
+
     def _count(self, connection: Connection, series_id: int, since_ms: int, until_ms: int) -> int:
         statement = select(func.count()).where(
             WINDOWS.c.series_id == series_id,
@@ -227,20 +268,13 @@ class ModelRegistry:
         self, connection: Connection, since_ms: int, until_ms: int
     ) -> tuple[dict[str, list[tuple[int, int]]], list[LabelledInterval]]:
         """Intervals of alerts that fired by `until_ms`, and what people said of them."""
-        newest_label = (
-            select(LABELS.c.label)
-            .where(LABELS.c.incident_id == LINKS.c.incident_id)
-            .order_by(desc(LABELS.c.id))
-            .limit(1)
-            .scalar_subquery()
-        )
         rows: list[Row[Any]] = list(
             connection.execute(
                 select(
                     ALERTS.c.series,
                     ALERTS.c.window_start_ms,
                     ALERTS.c.window_end_ms,
-                    newest_label.label("label"),
+                    _newest_label().label("label"),
                 )
                 .outerjoin(LINKS, LINKS.c.alert_id == ALERTS.c.alert_id)
                 .where(
@@ -260,6 +294,17 @@ class ModelRegistry:
                 end_ms = min(row.window_end_ms, until_ms)
                 excluded.setdefault(row.series, []).append((row.window_start_ms, end_ms))
         return excluded, labels
+
+
+def _newest_label() -> ScalarSelect[Any]:
+    """The newest label of the incident that an alert belongs to."""
+    return (
+        select(LABELS.c.label)
+        .where(LABELS.c.incident_id == LINKS.c.incident_id)
+        .order_by(desc(LABELS.c.id))
+        .limit(1)
+        .scalar_subquery()
+    )
 
 
 def _fair_quota(counts: list[int], total: int) -> int:

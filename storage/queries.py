@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import Engine, Select, desc, func, or_, select
 
 from storage import schema
+from storage.drift import with_drift
 from storage.engine import reading
 from storage.names import FEATURE_COLUMNS, UnknownIncident
 from storage.schema import table
@@ -344,14 +345,14 @@ def models(
     limit: int = 10_000,
     after: After = None,
 ) -> list[Row]:
-    """Model versions without their artefacts, newest first."""
+    """Model versions without their artefacts but with `drift`, newest first."""
     columns = (c for c in MODELS.c if c.name != "artifact")
     statement = ordered(select(*columns), ORDERS["models"], after)
     if version is not None:
         statement = statement.where(MODELS.c.version == version)
     if status is not None:
         statement = statement.where(MODELS.c.status == status)
-    return rows(engine, statement.limit(limit))
+    return with_drift(engine, rows(engine, statement.limit(limit)))
 
 
 def silences(

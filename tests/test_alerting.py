@@ -298,3 +298,47 @@ def test_features_become_json_without_nan() -> None:
     assert rows[0]["low"] is None
     assert rows[0]["expected"] is None
     assert rows[0]["observed"] == 2_100.0
+
+
+def learned(number: int) -> Observation:
+    """The window in which the detectors take what lasts for normal."""
+    return dataclasses.replace(seen(number, False), reason="new_normal")
+
+
+def test_a_new_normal_ends_a_firing_alert_at_once_and_is_announced_once() -> None:
+    state, _ = run([True] * 5)
+    state, new, reason = decide(state, learned(5), SETTINGS)
+    assert reason == "new_normal"
+    assert [(t.kind, t.alert.reason, t.alert.resolved_at_ms) for t in new] == [
+        ("resolved", "new_normal", 6 * WINDOW_MS)
+    ]
+    assert state is not None and state.alert == new[0].alert
+    for number in range(6, 20):  # evidence that dies away belongs to what was announced
+        state, new, reason = decide(state, seen(number, True), SETTINGS)
+        assert (new, reason) == ([], "settling")
+    state, new, _ = decide(state, learned(20), SETTINGS)
+    assert new == []
+
+
+def test_a_fault_after_a_new_normal_fires_again() -> None:
+    state, _ = run([True] * 5)
+    state, _, _ = decide(state, learned(5), SETTINGS)
+    state, _, _ = decide(state, seen(6, False), SETTINGS)
+    assert decide(state, seen(7, True), SETTINGS)[2] == "fired"
+    state, _ = run([True] * 5)
+    state, _, _ = decide(state, learned(5), SETTINGS)
+    number = 6
+    while (decided := decide(state, seen(number, True), SETTINGS))[2] == "settling":
+        state, number = decided[0], number + 1
+    assert decided[2] == "fired" and number == 6 + alerting.SETTLING_WINDOWS
+
+
+def test_an_alert_that_ended_before_is_told_of_the_new_normal_and_nothing_else_is() -> None:
+    state, _ = run([True, False, False, False])
+    assert state is not None and state.status == "resolved"
+    told_state, new, reason = decide(state, learned(9), SETTINGS)
+    assert reason == "new_normal"
+    assert [(t.kind, t.alert.status, t.alert.reason) for t in new] == [("updated", "resolved", "new_normal")]
+    assert new[0].alert.resolved_at_ms == state.alert.resolved_at_ms
+    assert AlertState.from_bytes(told_state.to_bytes()) == told_state  # type: ignore[union-attr]
+    assert decide(None, learned(9), SETTINGS) == (None, [], "quiet")

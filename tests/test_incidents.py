@@ -348,3 +348,32 @@ def test_what_always_holds(history: Transitions, group_by: list[str]) -> None:
         assert states == ["opened", *["resolved", "reopened"] * len(states)][: len(states)]
         if told and incident.status == "resolved":
             assert states[-1] == "resolved", "the end follows every notified open"
+
+
+def test_a_new_normal_resolves_the_incident_and_is_announced_once() -> None:
+    database = Database(configure())
+    row = alert("m/a", 0)
+    database.take(at(1, "fired", row))
+    ended = dataclasses.replace(row, status="resolved", resolved_at_ms=480 * MINUTE, reason="new_normal")
+    database.take(at(480, "resolved", ended))
+    (incident,) = database.incidents.values()
+    assert (incident.status, incident.resolution) == ("resolved", "new_normal")
+    told = [e for e in database.events if "new normal" in e.reason]
+    assert [e.kind for e in told] == ["resolved"] and "m/a" in told[0].reason
+    assert [o.event for o in database.outbox] == ["incident.opened", "incident.resolved"]
+
+
+def test_a_new_normal_of_one_series_or_of_one_that_recovered_is_an_event() -> None:
+    database = Database(configure())
+    a, b = alert("m/a", 0), alert("m/b", 0)
+    database.take(at(1, "fired", a), at(1, "fired", b))
+    learned = dataclasses.replace(a, status="resolved", resolved_at_ms=400 * MINUTE, reason="new_normal")
+    database.take(at(400, "resolved", learned))
+    (incident,) = database.incidents.values()
+    assert incident.status == "open" and database.events[-1].kind == "new_normal"
+    recovered = dataclasses.replace(b, status="resolved", resolved_at_ms=410 * MINUTE)
+    database.take(at(410, "resolved", recovered))
+    database.take(at(480, "updated", dataclasses.replace(recovered, reason="new_normal")))
+    (incident,) = database.incidents.values()
+    assert (incident.status, incident.resolution) == ("resolved", "recovered")
+    assert database.events[-1].kind == "new_normal" and "m/b" in database.events[-1].reason

@@ -7,6 +7,7 @@ import json
 import time
 import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,12 +24,19 @@ from storage.models import ModelRegistry
 from storage.types import ModelVersionRow
 
 DAY_MS = 24 * HOUR_MS
+
+
+@cache
+def prior() -> Ensemble:
+    return Ensemble.prior(false_alarms_per_week=1.0, window_ms=60_000)
+
+
 START_MS = 20_000 * DAY_MS
 
 
 def register(registry: ModelRegistry, trained_at_ms: int, *, promote: bool) -> str:
     """A version with the prior's content, as a training leaves it."""
-    artifact = artifacts.save(Ensemble.prior(false_alarms_per_week=1.0, window_ms=60_000))
+    artifact = artifacts.save(prior())
     version = f"trained-{trained_at_ms}"
     status = "champion" if promote else "refused"
     sha256 = hashlib.sha256(artifact).hexdigest()
@@ -48,7 +56,7 @@ def die(settings: Settings, trained_at_ms: int) -> None:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    made = Settings(training=TrainingSettings(first_after_h=24, every_h=48))
+    made = Settings(training=TrainingSettings(first_after_h=24, every_h=48, drift_every_h=0))
     url = f"sqlite:///{tmp_path / 'models.db'}"
     return made.model_copy(update={"database": made.database.model_copy(update={"url": url})})
 
@@ -60,7 +68,7 @@ def models_for(settings: Settings, clock: ManualClock, train=train_and_refuse) -
 
 
 def finish_training(models: TrainedModels) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while models._process is not None and time.monotonic() < deadline:
         models.tick()
         time.sleep(0.02)
@@ -82,11 +90,11 @@ def test_a_training_runs_beside_and_decides_its_gate(settings: Settings) -> None
     gate = models.gate_ms(START_MS)
     models.observe([START_MS + DAY_MS + SETTLED_MS - 1])
     models.tick()
-    assert models.decided(gate) is None
+    assert models.decided(gate, prior()) is None
     models.observe([START_MS + DAY_MS + SETTLED_MS, gate])
     models.tick()
     finish_training(models)
-    found = models.decided(gate)
+    found = models.decided(gate, prior())
     assert found is not None
     assert found.version == models.at_claim(None).version  # refused: the prior goes on
     assert models.training_s >= 0
@@ -98,17 +106,17 @@ def test_a_training_that_dies_is_decided_as_failed(settings: Settings) -> None:
     models.observe([gate])
     models.tick()
     finish_training(models)
-    assert models.decided(gate) is not None
+    assert models.decided(gate, prior()) is not None
 
 
 def test_a_promoted_model_comes_into_force_at_its_gate_and_not_before(settings: Settings) -> None:
     clock = ManualClock()
     models = models_for(settings, clock)
     gate = models.gate_ms(START_MS)
-    prior = models.at_claim(None)
+    before = models.at_claim(None)
     version = register(models.registry, START_MS + DAY_MS, promote=True)
-    assert models.chosen(prior, gate - 1) is prior
-    decided = models.decided(gate)
+    assert models.chosen(before, gate - 1) is before
+    decided = models.decided(gate, prior())
     assert decided is not None
     clock.advance(60_000)
     assert models.chosen(decided, gate) is decided
@@ -119,14 +127,14 @@ def test_a_rollback_reaches_a_running_process(settings: Settings) -> None:
     clock = ManualClock()
     models = models_for(settings, clock)
     gate = models.gate_ms(START_MS)
-    prior = models.at_claim(None)
+    before = models.at_claim(None)
     register(models.registry, START_MS + DAY_MS, promote=True)
-    trained = models.decided(gate)
+    trained = models.decided(gate, prior())
     assert trained is not None
-    assert trained is not prior
+    assert trained is not before
     models.registry.rollback()
     clock.advance(60_000)
-    assert models.chosen(trained, gate + HOUR_MS) is prior
+    assert models.chosen(trained, gate + HOUR_MS) is before
 
 
 def resealed(artifact: bytes, change: Callable[[dict[str, bytes]], None]) -> bytes:

@@ -208,6 +208,20 @@ Revision: type[BaseModel] = create_model(
 )  # type: ignore[call-overload]
 
 
+class Drift(Reply):
+    checked_at: Time
+    drifted: bool
+    reason: str = Field(examples=["stable"], description="stable, drift or too_few_windows")
+    shifted: list[str] = Field(examples=[["latency_p50_ms"]])
+    index: dict[str, Number] = Field(
+        examples=[{"latency_p50_ms": 0.41}], description="population stability index, median over the series"
+    )
+    series: int
+    compared_from: Time
+    compared_until: Time
+    trained_at: Time | None
+
+
 class Model(Reply):
     model_config = ConfigDict(protected_namespaces=())
     version: str | None
@@ -218,6 +232,7 @@ class Model(Reply):
     sha256: str | None
     reason: str
     promotion: int | None
+    drift: Drift | None = Field(description="the newest comparison with the windows it was trained on")
 
 
 class Recurrence(Reply):

@@ -164,6 +164,7 @@ PRIOR: dict[str, Any] = {
     "sha256": None,
     "reason": "the model that ships with the package",
     "promotion": None,
+    "drift": None,
 }
 
 

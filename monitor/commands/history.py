@@ -248,6 +248,28 @@ def show_model(
     print_json(found[0])
 
 
+@models_app.command("drift")
+def list_drift(
+    config: ConfigOption = None,
+    database: DatabaseOption = None,
+    since: SinceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Comparisons of the newest windows with those trained on, newest first."""
+    from storage import drift
+
+    with reading(config, database) as engine:
+        found = [drift.shown(row) for row in drift.all_verdicts(engine, drift.MAX_SHOWN)]
+    for row in found:
+        row["largest_index"] = max(row["index"].values(), default=None)
+    print_rows(
+        newer(found, "checked_at", since),
+        ("checked_at", "reason", "shifted", "largest_index", "series", "trained_at"),
+        empty="nothing was compared yet: the first comparison comes two days after the first training data",
+        as_json=as_json,
+    )
+
+
 @models_app.command("promote")
 def promote_model(
     version: Annotated[str, typer.Argument(metavar="VERSION")],

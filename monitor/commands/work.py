@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from monitor import logs
-from monitor.commands.common import ConfigOption, DatabaseOption, JsonOption, load_settings
+from monitor.clock import rfc3339
+from monitor.commands.common import ConfigOption, DatabaseOption, JsonOption, load_settings, reading
 from monitor.output import print_json, print_json_line, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from monitor.preview import Preview
     from monitor.replay import ReplayProgress, ReplaySummary
 
 
@@ -113,14 +115,72 @@ def _progress_bar() -> Callable[[ReplayProgress], None]:
     return show
 
 
-def train(config: ConfigOption = None, database: DatabaseOption = None, as_json: JsonOption = False) -> None:
+def train(
+    preview: Annotated[
+        bool,
+        typer.Option("--preview", help="register nothing; show what would change on the stored windows"),
+    ] = False,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since", metavar="TIME", help="with --preview: from when on; 7d counts from the newest window"
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Train both detectors on the stored windows now; the result is promoted only if it is better."""
+    logs.configure("warning")
+    if preview:
+        _train_preview(config, database, since or "7d", as_json)
+        return
+    if since is not None:
+        raise typer.BadParameter("only --preview looks at a period", param_hint="--since")
     from monitor.jobs import train_now
 
-    logs.configure("warning")
     result = train_now(load_settings(config, database))
     if as_json:
         print_json(result)
         return
     say(f"{result['version']}: {'promoted' if result['promoted'] else 'refused'} ({result['reason']})")
     say(f"trained in {result['training_seconds']} s on windows up to {result['trained_at']}")
+
+
+def _train_preview(config: Path | None, database: str | None, since: str, as_json: bool) -> None:
+    from monitor.commands.evaluate import parse_since
+    from monitor.preview import preview
+    from storage.models import ModelRegistry
+
+    settings = load_settings(config, database)
+    with reading(config, database) as engine:
+        registry = ModelRegistry(engine)
+        since_ms = parse_since(since, registry.newest_window_end_ms())
+        found = preview(settings, registry, since_ms)
+    if as_json:
+        print_json(found.as_json())
+        return
+    _say_preview(found)
+
+
+def _say_preview(found: Preview) -> None:
+    verdict = "would be promoted" if found.would_be_promoted else "would be refused"
+    say(f"{found.challenger} {verdict} over {found.champion}: {found.reason}")
+    changes = found.changes
+    say(
+        f"since {rfc3339(found.since_ms)}: {len(changes.stays)} past alerts stay, {len(changes.goes)} would "
+        f"go, {len(changes.comes)} would come"
+    )
+    for alert in changes.goes:
+        label = f" [{alert.label}]" if alert.label else ""
+        say(f"  - {rfc3339(alert.start_ms)} {alert.severity} {alert.summary}{label}")
+    for episode in changes.comes:
+        say(f"  + {rfc3339(episode.start_ms)} {episode.series}, score {episode.peak_score:.3f}")
+    for incident_id in changes.lost_incidents:
+        say(f"  ! {incident_id} was labelled true_positive and would be lost")
+    if changes.not_reproduced:
+        say(
+            f"{len(changes.not_reproduced)} past alerts say nothing: the stored windows do not give them "
+            "with the model in force either"
+        )
+    say("nothing was changed; `inferwatch train` trains and decides")

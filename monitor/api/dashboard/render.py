@@ -34,6 +34,7 @@ _EVENT_WORDS = {
     "alert_joined": "Another series joined",
     "alert_updated": "Still going on",
     "alert_resolved": "One series is back to normal",
+    "new_normal": "This is the new normal",
     "severity_raised": "Got worse",
     "resolved": "Resolved",
     "alert_withdrawn": "An alert was withdrawn",
@@ -46,6 +47,7 @@ _EVENT_WORDS = {
 _LABEL_WORDS = {"true_positive": "real problem", "false_positive": "false alarm"}
 _RESOLUTIONS = {
     "recovered": "by itself",
+    "new_normal": "learned as the new normal",
     "withdrawn": "withdrawn after late data",
     "by_person": "by a person",
 }
@@ -53,6 +55,7 @@ _FIELD_WORDS = {"model_version": "version", "error_type": "error type"}
 _REASONS = {
     "spike": "one window was far too rare",
     "sustained": "weak evidence went on for too long",
+    "new_normal": "it lasted and was learned as the new normal",
     "source_gap": "records were lost before they were read",
 }
 
