@@ -1,4 +1,4 @@
-"""What only the pages ask: pages of a list with their totals, sparklines, similar incidents.
+"""What only the pages ask: pages of a list with their totals, sparklines, counts.
 
 As in storage.queries: dict rows, times as aware datetimes in UTC, every list bounded.
 """
@@ -6,7 +6,7 @@ As in storage.queries: dict rows, times as aware datetimes in UTC, every list bo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,6 @@ DISABLED = table(schema.ChannelTable)
 SCORES = ("score", "gbdt_score", "lstm_score", "tail_probability")
 METRIC_PREFIX = "metric."
 MAX_REASONS, MAX_LEADING = 200, 5_000
-SIMILAR_CANDIDATES = 500
 _RANK = case((INCIDENTS.c.severity == "critical", 0), (INCIDENTS.c.severity == "major", 1), else_=2)
 _DONE = case((INCIDENTS.c.status == "resolved", 1), else_=0)
 
@@ -212,63 +211,6 @@ def series_counts(engine: Engine, *, warm_up: int = 200) -> dict[str, int]:
     with reading(engine) as connection:
         total, *counts = connection.execute(statement.select_from(SERIES)).one()
     return {"total": total, **{name: int(n or 0) for name, n in zip(states, counts, strict=True)}}
-
-
-def similar_incidents(
-    engine: Engine, incident_id: str, *, models: Iterable[str], features: Iterable[str], limit: int = 5
-) -> list[Row]:
-    """Other incidents of the same models, the most alike first.
-
-    `likeness` counts guilty features in common, twice for the first one, plus one for the same series;
-    what shares no feature is left out. Where nothing is to blame (`features` is empty) the same series is
-    what counts. A row is an incident with `features` (best first) and `likeness`.
-    """
-    wanted, names = list(features), sorted(set(models))
-    if not names:
-        return []
-    statement = (
-        select(ALERTS.c.series, ALERTS.c.top_features, LINKS.c.incident_id)
-        .join(LINKS, LINKS.c.alert_id == ALERTS.c.alert_id)
-        .where(ALERTS.c.model.in_(names), LINKS.c.incident_id != incident_id, ALERTS.c.status != "withdrawn")
-        .order_by(desc(ALERTS.c.window_start_ms), ALERTS.c.alert_id)
-        .limit(SIMILAR_CANDIDATES)
-    )
-    mine = {str(row["series"]) for row in _alerts_of(engine, incident_id)}
-    best: dict[str, tuple[int, list[str]]] = {}
-    for row in rows_of(engine, statement):
-        theirs = [str(f["feature"]) for f in row["top_features"][:3]]
-        likeness = sum(1 for f in theirs if f in wanted[:3])
-        likeness += 1 if theirs[:1] == wanted[:1] != [] else 0
-        if likeness == 0 and wanted:
-            continue
-        likeness += 1 if row["series"] in mine else 0
-        if likeness > best.get(row["incident_id"], (0, []))[0]:
-            best[row["incident_id"]] = (likeness, theirs)
-    statement_of = select(INCIDENTS).where(INCIDENTS.c.incident_id.in_(list(best)))
-    rows = [_incident(row) for row in rows_of(engine, statement_of)] if best else []
-    rows.sort(key=lambda r: r["started_at"], reverse=True)
-    rows.sort(key=lambda r: best[r["incident_id"]][0], reverse=True)
-    chosen = rows[:limit]
-    labels = _labels(engine, [row["incident_id"] for row in chosen])
-    return [
-        {
-            **row,
-            "likeness": best[row["incident_id"]][0],
-            "features": best[row["incident_id"]][1],
-            "labels": labels.get(row["incident_id"], []),
-        }
-        for row in chosen
-    ]
-
-
-def _alerts_of(engine: Engine, incident_id: str) -> list[Row]:
-    statement = (
-        select(ALERTS.c.series)
-        .join(LINKS, LINKS.c.alert_id == ALERTS.c.alert_id)
-        .where(LINKS.c.incident_id == incident_id)
-        .limit(1_000)
-    )
-    return rows_of(engine, statement)
 
 
 def deployments(engine: Engine, series: str, *, since_ms: int, until_ms: int) -> list[Row]:

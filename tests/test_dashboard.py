@@ -156,6 +156,7 @@ def test_has_it_happened_before(site: Site, large: str) -> None:
         expect(before).to_have_count(1)
         text = before.inner_text()
         assert "real problem" in text and "rollout of v6 without warm-up" in text and "over after" in text
+        assert "alike: median latency, p99 latency, p95 time to first token" in text
         before.locator("a").click()
         expect(page.locator(".tag", has_text="resolved").first).to_be_visible()
         assert "version v6 (94%)" in fact(page, "Where")

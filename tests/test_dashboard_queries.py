@@ -21,6 +21,7 @@ from monitor.config import ChannelSettings, Settings
 from monitor.gaps import gap_alert
 from monitor.incidents import make_fold
 from monitor.people import people
+from monitor.similar import similar_to
 from monitor.sources.base import Gap, Partition
 from storage import page_queries, queries
 from storage.engine import connect, upgrade
@@ -139,27 +140,17 @@ def test_series_are_searched_and_told_apart_by_state(filled: tuple[Engine, Story
     assert page_queries.one_series(engine, "nothing") is None
 
 
-def test_similar_incidents_share_model_and_features(filled: tuple[Engine, Story]) -> None:
+def test_earlier_incidents_like_it_come_with_their_labels(filled: tuple[Engine, Story]) -> None:
     engine, _ = filled
-    first, *_, last = page_queries.incident_page(engine).rows
-    found = page_queries.similar_incidents(
-        engine, first["incident_id"], models=["chat-large"], features=["latency_p99_ms", "ttft_p95_ms"]
-    )
-    assert [row["incident_id"] for row in found] == [last["incident_id"]]
-    assert found[0]["likeness"] == 4 and found[0]["labels"][0]["comment"] == "rollout of v6 without warm-up"
-    nothing_to_blame = page_queries.similar_incidents(
-        engine, first["incident_id"], models=["chat-large"], features=[]
-    )
-    assert [row["incident_id"] for row in nothing_to_blame] == [last["incident_id"]]
-    for models, features in (
-        (["chat-small"], ["latency_p99_ms"]),
-        ([], ["error_rate"]),
-        (["chat-small"], []),
-    ):
-        assert (
-            page_queries.similar_incidents(engine, first["incident_id"], models=models, features=features)
-            == []
-        )
+    first, *others, last = page_queries.incident_page(engine).rows
+    (alike,) = similar_to(engine, first["incident_id"])
+    assert alike["incident"]["incident_id"] == last["incident_id"] and alike["score"] > 0.5
+    assert {f"series {LARGE}", "feature latency_p99_ms", "tenant acme"} <= set(alike["shared"])
+    assert alike["incident"]["labels"][0]["comment"] == "rollout of v6 without warm-up"
+    assert similar_to(engine, last["incident_id"]) == [], "the later one is none of the earlier ones"
+    for stranger in (row for row in others if row["series"] != [HOSTILE]):
+        assert similar_to(engine, stranger["incident_id"]) == [], stranger["title"]
+    assert similar_to(engine, "nothing") == []
 
 
 def test_reasons_of_rejects_deployments_and_the_delivery_log(filled: tuple[Engine, Story]) -> None:
