@@ -149,6 +149,13 @@ def events_after(engine: Engine, event_id: int, limit: int) -> list[Row]:
     return rows(engine, statement)
 
 
+def delivery_totals(engine: Engine) -> dict[str, int]:
+    """How many notifications are in each status."""
+    statement = select(DELIVERIES.c.status, func.count().label("n")).group_by(DELIVERIES.c.status)
+    with reading(engine) as connection:
+        return {str(row.status): int(row.n) for row in connection.execute(statement)}
+
+
 def delivery_states(engine: Engine, limit: int) -> dict[str, tuple[str, int, str]]:
     """delivery_id -> (status, attempts, incident_id) of the newest ones."""
     statement = (

@@ -18,11 +18,14 @@ from storage.names import FEATURE_COLUMNS
 from storage.queries import (
     ALERTS,
     DELIVERIES,
+    DELIVERY_COLUMNS,
     INCIDENTS,
     LINKS,
     PARTITIONS,
     REJECTS,
     SERIES,
+    SERIES_ROWS,
+    SEVERITY_RANK,
     WINDOWS,
     _incident,
     _labels,
@@ -31,12 +34,10 @@ from storage.schema import table
 from storage.shown import Row
 from storage.shown import rows as rows_of
 
-DEPLOYMENTS, TRAININGS = table(schema.DeploymentTable), table(schema.TrainingTable)
-DISABLED = table(schema.ChannelTable)
+TRAININGS, DISABLED = table(schema.TrainingTable), table(schema.ChannelTable)
 SCORES = ("score", "gbdt_score", "lstm_score", "tail_probability")
 METRIC_PREFIX = "metric."
 MAX_REASONS, MAX_LEADING = 200, 5_000
-_RANK = case((INCIDENTS.c.severity == "critical", 0), (INCIDENTS.c.severity == "major", 1), else_=2)
 _DONE = case((INCIDENTS.c.status == "resolved", 1), else_=0)
 
 
@@ -75,7 +76,7 @@ def incident_page(
                 *(c.icontains(word, autoescape=True) for c in columns),
             )
         )
-    rank = case((INCIDENTS.c.status == "resolved", 3), else_=_RANK)
+    rank = case((INCIDENTS.c.status == "resolved", 3), else_=SEVERITY_RANK)
     age = case(
         (INCIDENTS.c.status == "resolved", -INCIDENTS.c.started_at_ms), else_=INCIDENTS.c.started_at_ms
     )
@@ -177,12 +178,6 @@ def metric_names(engine: Engine, series: str) -> list[str]:
     return []
 
 
-def one_series(engine: Engine, name: str) -> Row | None:
-    """One series as `series_page` shows it; None when there is none of this name."""
-    found = rows_of(engine, _series().where(SERIES.c.name == name))
-    return found[0] if found else None
-
-
 def series_page(
     engine: Engine,
     *,
@@ -199,7 +194,7 @@ def series_page(
     conditions = [SERIES.c.name.icontains(word, autoescape=True) for word in text.split()]
     if state:
         conditions.append(_series_states(warm_up)[state])
-    statement = _series().where(*conditions).order_by(SERIES.c.name)
+    statement = SERIES_ROWS.where(*conditions).order_by(SERIES.c.name)
     rows = rows_of(engine, statement.limit(limit).offset(offset))
     return Page(rows, _count(engine, SERIES.c.id, conditions))
 
@@ -211,21 +206,6 @@ def series_counts(engine: Engine, *, warm_up: int = 200) -> dict[str, int]:
     with reading(engine) as connection:
         total, *counts = connection.execute(statement.select_from(SERIES)).one()
     return {"total": total, **{name: int(n or 0) for name, n in zip(states, counts, strict=True)}}
-
-
-def deployments(engine: Engine, series: str, *, since_ms: int, until_ms: int) -> list[Row]:
-    """New model versions seen in a series in [since_ms, until_ms), oldest first."""
-    statement = (
-        select(DEPLOYMENTS.c.model_version, DEPLOYMENTS.c.at_ms)
-        .where(
-            DEPLOYMENTS.c.series == series,
-            DEPLOYMENTS.c.at_ms >= since_ms,
-            DEPLOYMENTS.c.at_ms < until_ms,
-        )
-        .order_by(DEPLOYMENTS.c.at_ms)
-        .limit(100)
-    )
-    return rows_of(engine, statement)
 
 
 def reject_reasons(engine: Engine) -> list[Row]:
@@ -276,9 +256,8 @@ def delivery_page(
         columns = (DELIVERIES.c.channel, DELIVERIES.c.event, DELIVERIES.c.last_error, INCIDENTS.c.title)
         conditions.append(or_(*(c.icontains(word, autoescape=True) for c in columns)))
     joined = DELIVERIES.outerjoin(INCIDENTS, INCIDENTS.c.incident_id == DELIVERIES.c.incident_id)
-    shown = [c for c in DELIVERIES.c if c.name not in ("payload", "lease_owner")]
     statement = (
-        select(*shown, INCIDENTS.c.title, INCIDENTS.c.severity)
+        select(*DELIVERY_COLUMNS, INCIDENTS.c.title, INCIDENTS.c.severity)
         .select_from(joined)
         .where(*conditions)
         .order_by(desc(DELIVERIES.c.created_at_ms), desc(DELIVERIES.c.sequence), DELIVERIES.c.delivery_id)
@@ -287,24 +266,6 @@ def delivery_page(
     with reading(engine) as connection:
         total = int(connection.execute(counted).scalar_one())
     return Page(rows_of(engine, statement.limit(limit).offset(offset)), total)
-
-
-def delivery_totals(engine: Engine) -> dict[str, int]:
-    """How many notifications are in each status."""
-    statement = select(DELIVERIES.c.status, func.count().label("n")).group_by(DELIVERIES.c.status)
-    with reading(engine) as connection:
-        return {str(row.status): int(row.n) for row in connection.execute(statement)}
-
-
-def _series() -> Any:
-    names = ("model", "endpoint", "first_seen_ms", "last_record_ms", "live", "windows")
-    newest = ("last_window_start_ms", "last_score", "last_is_anomalous")
-    return select(
-        SERIES.c.name.label("series"),
-        *(SERIES.c[n] for n in names + newest),
-        PARTITIONS.c.topic,
-        PARTITIONS.c.partition,
-    ).join(PARTITIONS, PARTITIONS.c.id == SERIES.c.partition_id)
 
 
 def _series_states(warm_up: int) -> dict[str, ColumnElement[bool]]:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, case, desc, func, select
+from sqlalchemy import Engine, desc, func, select
 
-from storage import queries, schema
+from storage import history, queries, schema
 from storage.engine import reading
 from storage.schema import table
 from storage.shown import rows, time_of
@@ -18,7 +18,7 @@ SERIES, WINDOWS, PARTITIONS = (
     table(schema.WindowTable),
     table(schema.PartitionTable),
 )
-INCIDENTS, DELIVERIES = table(schema.IncidentTable), table(schema.DeliveryTable)
+INCIDENTS = table(schema.IncidentTable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +90,10 @@ def newest_window(engine: Engine) -> tuple[int, int] | None:
 
 def overview(engine: Engine, *, series_limit: int = 10) -> dict[str, Any]:
     """Everything `inferwatch top` shows at once."""
-    severity = case({"critical": 0, "major": 1}, value=INCIDENTS.c.severity, else_=2)
     unresolved = (
         select(INCIDENTS)
         .where(INCIDENTS.c.status != "resolved")
-        .order_by(severity, desc(INCIDENTS.c.opened_at_ms), INCIDENTS.c.incident_id)
+        .order_by(queries.SEVERITY_RANK, desc(INCIDENTS.c.opened_at_ms), INCIDENTS.c.incident_id)
         .limit(20)
     )
     worst = (
@@ -109,14 +108,11 @@ def overview(engine: Engine, *, series_limit: int = 10) -> dict[str, Any]:
         .limit(series_limit)
     )
     with reading(engine) as connection:
-        counts = connection.execute(
-            select(DELIVERIES.c.status, func.count()).group_by(DELIVERIES.c.status)
-        ).all()
         watermark_ms = connection.execute(select(func.min(PARTITIONS.c.watermark_ms))).scalar()
     return {
         "event_time": time_of(watermark_ms),
         "totals": queries.totals(engine),
         "incidents": [queries._incident(row) for row in rows(engine, unresolved)],
         "series": rows(engine, worst),
-        "deliveries": {row[0]: row[1] for row in counts},
+        "deliveries": history.delivery_totals(engine),
     }

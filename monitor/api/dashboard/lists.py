@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from monitor.api.dashboard import charts
 from monitor.api.dashboard.incidents import WARM_UP_WINDOWS
 from monitor.api.dashboard.render import epoch_ms
-from storage import page_queries, queries
+from storage import history, page_queries, queries
 
 Row = Mapping[str, Any]
 
@@ -152,7 +152,7 @@ def deliveries(engine: Engine, *, status: str, text: str, page: int) -> tuple[di
     )
     context = {
         "rows": found.rows,
-        "counts": page_queries.delivery_totals(engine),
+        "counts": history.delivery_totals(engine),
         "states": list(DELIVERY_STATES.items()),
         "status": status,
         "text": text,
