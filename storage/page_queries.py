@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Engine, case, desc, func, or_, select
 
 from storage import schema
 from storage.engine import reading
-from storage.names import FEATURE_COLUMNS
+from storage.names import FEATURE_COLUMNS, WARM_UP_WINDOWS
 from storage.queries import (
     ALERTS,
     DELIVERIES,
@@ -183,7 +183,7 @@ def series_page(
     *,
     text: str = "",
     state: str = "",
-    warm_up: int = 200,
+    warm_up: int = WARM_UP_WINDOWS,
     limit: int = 100,
     offset: int = 0,
 ) -> Page:
@@ -199,7 +199,7 @@ def series_page(
     return Page(rows, _count(engine, SERIES.c.id, conditions))
 
 
-def series_counts(engine: Engine, *, warm_up: int = 200) -> dict[str, int]:
+def series_counts(engine: Engine, *, warm_up: int = WARM_UP_WINDOWS) -> dict[str, int]:
     """How many series there are: `total`, and in each state of `series_page`."""
     states = _series_states(warm_up)
     statement = select(func.count(), *(func.sum(case((states[s], 1), else_=0)) for s in states))

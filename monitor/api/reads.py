@@ -17,9 +17,9 @@ from monitor.clock import Clock
 from monitor.output import parse_time
 from monitor.similar import MOST, similar_to
 from storage import history, queries
+from storage.names import WARM_UP_WINDOWS
 
 Health = Callable[[], dict[str, Any]]
-WARM_UP_WINDOWS = 200
 HOUR_MS = 3_600_000
 SeriesName = Annotated[str, Query(max_length=512, pattern=NO_NUL, examples=["chat-large/assistant"])]
 Id = Annotated[str, Path(max_length=200)]

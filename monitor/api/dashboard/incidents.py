@@ -11,11 +11,11 @@ from monitor.api.dashboard import charts
 from monitor.api.dashboard.render import epoch_ms
 from monitor.similar import similar_to
 from storage import history, page_queries, queries
+from storage.names import WARM_UP_WINDOWS
 
 Row = Mapping[str, Any]
 
 PAGE_SIZE = 40
-WARM_UP_WINDOWS = 200
 SHOWN_LEARNING = 5
 SHOWN_CHARTED_ALERTS = 4
 SHOWN_ALERTS = 40
