@@ -1,4 +1,6 @@
-"""Has it happened before? How alike two incidents are, by what their alerts share. Pure.
+"""Has it happened before? How alike two incidents are, by what their alerts share.
+
+Pure, but for `similar_to`, which asks the database for the API, the pages and the command line alike.
 
 The score is a weighted mean of Jaccard similarities over four kinds of traits: series, model and endpoint
 (where), guilty features (what) and guilty slices (who). A kind that neither incident has does not count.
@@ -8,12 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from storage import history, queries
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 Row = Mapping[str, Any]
 WEIGHTS = {"series": 0.25, "place": 0.2, "feature": 0.35, "slice": 0.2}
 TOP_FEATURES = 3
 MIN_SCORE = 0.2
+MOST = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,3 +88,14 @@ def most_similar(
         {"score": alike.score, "shared": alike.shared, "incident": incident}
         for _, _, alike, incident in found[:limit]
     ]
+
+
+def similar_to(engine: Engine, incident_id: str, limit: int = MOST) -> list[dict[str, Any]]:
+    """Incidents that opened before this one and are like it: [{"score", "shared", "incident"}].
+
+    The most alike first, the newer one where two are equally alike; an incident comes with its `labels`.
+    What was withdrawn counts on neither side. Empty for an unknown id.
+    """
+    found = most_similar(incident_id, *history.earlier(engine, incident_id), limit)
+    shown = queries.with_labels(engine, [row["incident"] for row in found])
+    return [{**row, "incident": incident} for row, incident in zip(found, shown, strict=True)]

@@ -11,7 +11,7 @@ from sqlalchemy import Engine, desc, func, select
 from storage import schema
 from storage.access_schema import ActionTable
 from storage.engine import reading
-from storage.queries import MAX_IDS, with_labels
+from storage.queries import MAX_IDS
 from storage.schema import table
 from storage.shown import Key, Row, ordered, rows, time_of
 
@@ -97,37 +97,32 @@ def _step(row: Row) -> Row:
     }
 
 
-def traits(engine: Engine, incident_id: str) -> tuple[Row, list[Row], list[Row]]:
-    """An incident, up to SIMILAR_POOL incidents that opened before it (newest first), and the alerts of all.
+def earlier(engine: Engine, incident_id: str) -> tuple[list[Row], list[Row]]:
+    """Up to SIMILAR_POOL incidents that opened before one (newest first), and the alerts of all, its own too.
 
-    Alerts are rows of incident_id, series, model, endpoint, top_features, slices, model_versions.
+    Incidents are bare rows of the table; alerts are rows of incident_id, series, model, endpoint,
+    top_features and slices, without the withdrawn ones.
     """
-    columns = ("series", "model", "endpoint", "top_features", "slices", "model_versions")
+    this = select(INCIDENTS.c.opened_at_ms).where(INCIDENTS.c.incident_id == incident_id).scalar_subquery()
+    before = (
+        select(INCIDENTS)
+        .where(INCIDENTS.c.opened_at_ms <= this, INCIDENTS.c.incident_id != incident_id)
+        .order_by(desc(INCIDENTS.c.opened_at_ms), desc(INCIDENTS.c.incident_id))
+        .limit(SIMILAR_POOL)
+    )
+    columns = ("series", "model", "endpoint", "top_features", "slices")
     with reading(engine) as connection:
-        mine = rows(connection, select(INCIDENTS).where(INCIDENTS.c.incident_id == incident_id))
-        if not mine:
-            return {}, [], []
-        this = with_labels(engine, mine)[0]
-        opened_ms = connection.execute(
-            select(INCIDENTS.c.opened_at_ms).where(INCIDENTS.c.incident_id == incident_id)
-        ).scalar_one()
-        earlier = rows(
-            connection,
-            select(INCIDENTS)
-            .where(INCIDENTS.c.opened_at_ms <= opened_ms, INCIDENTS.c.incident_id != incident_id)
-            .order_by(desc(INCIDENTS.c.opened_at_ms), desc(INCIDENTS.c.incident_id))
-            .limit(SIMILAR_POOL),
-        )
-        ids = [incident_id, *(row["incident_id"] for row in earlier)]
-        found: list[Row] = []
+        incidents = rows(connection, before)
+        ids = [incident_id, *(row["incident_id"] for row in incidents)]
+        alerts: list[Row] = []
         for start in range(0, len(ids), MAX_IDS):
-            found += rows(
+            alerts += rows(
                 connection,
                 select(LINKS.c.incident_id, *(ALERTS.c[name] for name in columns))
                 .join(ALERTS, ALERTS.c.alert_id == LINKS.c.alert_id)
-                .where(LINKS.c.incident_id.in_(ids[start : start + MAX_IDS])),
+                .where(LINKS.c.incident_id.in_(ids[start : start + MAX_IDS]), ALERTS.c.status != "withdrawn"),
             )
-    return this, with_labels(engine, earlier), found
+    return incidents, alerts
 
 
 def newest_change(engine: Engine) -> tuple[int, int, int]:
@@ -152,6 +147,13 @@ def events_after(engine: Engine, event_id: int, limit: int) -> list[Row]:
         .limit(limit)
     )
     return rows(engine, statement)
+
+
+def delivery_totals(engine: Engine) -> dict[str, int]:
+    """How many notifications are in each status."""
+    statement = select(DELIVERIES.c.status, func.count().label("n")).group_by(DELIVERIES.c.status)
+    with reading(engine) as connection:
+        return {str(row.status): int(row.n) for row in connection.execute(statement)}
 
 
 def delivery_states(engine: Engine, limit: int) -> dict[str, tuple[str, int, str]]:

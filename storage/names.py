@@ -28,6 +28,11 @@ FEATURE_COLUMNS: tuple[str, ...] = (
 )
 """Feature columns of `window_history`; the same names in the same order as detectors.types.FEATURES."""
 
+SILENCE_FIELDS = ("series", "model", "endpoint", "tenant", "region", "model_version")
+"""What a silence may match."""
+WARM_UP_WINDOWS = 200
+"""A series with fewer windows than this is shown as learning."""
+
 
 class Fenced(Exception):  # noqa: N818  (the field's word for it)
     """Another owner has claimed the partition: nothing was written; drop the partition."""

@@ -1,4 +1,4 @@
-"""What only the pages ask: pages of a list with their totals, sparklines, similar incidents.
+"""What only the pages ask: pages of a list with their totals, sparklines, counts.
 
 As in storage.queries: dict rows, times as aware datetimes in UTC, every list bounded.
 """
@@ -6,7 +6,7 @@ As in storage.queries: dict rows, times as aware datetimes in UTC, every list bo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,15 +14,18 @@ from sqlalchemy import ColumnElement, Engine, case, desc, func, or_, select
 
 from storage import schema
 from storage.engine import reading
-from storage.names import FEATURE_COLUMNS
+from storage.names import FEATURE_COLUMNS, WARM_UP_WINDOWS
 from storage.queries import (
     ALERTS,
     DELIVERIES,
+    DELIVERY_COLUMNS,
     INCIDENTS,
     LINKS,
     PARTITIONS,
     REJECTS,
     SERIES,
+    SERIES_ROWS,
+    SEVERITY_RANK,
     WINDOWS,
     _incident,
     _labels,
@@ -31,13 +34,10 @@ from storage.schema import table
 from storage.shown import Row
 from storage.shown import rows as rows_of
 
-DEPLOYMENTS, TRAININGS = table(schema.DeploymentTable), table(schema.TrainingTable)
-DISABLED = table(schema.ChannelTable)
+TRAININGS, DISABLED = table(schema.TrainingTable), table(schema.ChannelTable)
 SCORES = ("score", "gbdt_score", "lstm_score", "tail_probability")
 METRIC_PREFIX = "metric."
 MAX_REASONS, MAX_LEADING = 200, 5_000
-SIMILAR_CANDIDATES = 500
-_RANK = case((INCIDENTS.c.severity == "critical", 0), (INCIDENTS.c.severity == "major", 1), else_=2)
 _DONE = case((INCIDENTS.c.status == "resolved", 1), else_=0)
 
 
@@ -76,7 +76,7 @@ def incident_page(
                 *(c.icontains(word, autoescape=True) for c in columns),
             )
         )
-    rank = case((INCIDENTS.c.status == "resolved", 3), else_=_RANK)
+    rank = case((INCIDENTS.c.status == "resolved", 3), else_=SEVERITY_RANK)
     age = case(
         (INCIDENTS.c.status == "resolved", -INCIDENTS.c.started_at_ms), else_=INCIDENTS.c.started_at_ms
     )
@@ -178,18 +178,12 @@ def metric_names(engine: Engine, series: str) -> list[str]:
     return []
 
 
-def one_series(engine: Engine, name: str) -> Row | None:
-    """One series as `series_page` shows it; None when there is none of this name."""
-    found = rows_of(engine, _series().where(SERIES.c.name == name))
-    return found[0] if found else None
-
-
 def series_page(
     engine: Engine,
     *,
     text: str = "",
     state: str = "",
-    warm_up: int = 200,
+    warm_up: int = WARM_UP_WINDOWS,
     limit: int = 100,
     offset: int = 0,
 ) -> Page:
@@ -200,90 +194,18 @@ def series_page(
     conditions = [SERIES.c.name.icontains(word, autoescape=True) for word in text.split()]
     if state:
         conditions.append(_series_states(warm_up)[state])
-    statement = _series().where(*conditions).order_by(SERIES.c.name)
+    statement = SERIES_ROWS.where(*conditions).order_by(SERIES.c.name)
     rows = rows_of(engine, statement.limit(limit).offset(offset))
     return Page(rows, _count(engine, SERIES.c.id, conditions))
 
 
-def series_counts(engine: Engine, *, warm_up: int = 200) -> dict[str, int]:
+def series_counts(engine: Engine, *, warm_up: int = WARM_UP_WINDOWS) -> dict[str, int]:
     """How many series there are: `total`, and in each state of `series_page`."""
     states = _series_states(warm_up)
     statement = select(func.count(), *(func.sum(case((states[s], 1), else_=0)) for s in states))
     with reading(engine) as connection:
         total, *counts = connection.execute(statement.select_from(SERIES)).one()
     return {"total": total, **{name: int(n or 0) for name, n in zip(states, counts, strict=True)}}
-
-
-def similar_incidents(
-    engine: Engine, incident_id: str, *, models: Iterable[str], features: Iterable[str], limit: int = 5
-) -> list[Row]:
-    """Other incidents of the same models, the most alike first.
-
-    `likeness` counts guilty features in common, twice for the first one, plus one for the same series;
-    what shares no feature is left out. Where nothing is to blame (`features` is empty) the same series is
-    what counts. A row is an incident with `features` (best first) and `likeness`.
-    """
-    wanted, names = list(features), sorted(set(models))
-    if not names:
-        return []
-    statement = (
-        select(ALERTS.c.series, ALERTS.c.top_features, LINKS.c.incident_id)
-        .join(LINKS, LINKS.c.alert_id == ALERTS.c.alert_id)
-        .where(ALERTS.c.model.in_(names), LINKS.c.incident_id != incident_id, ALERTS.c.status != "withdrawn")
-        .order_by(desc(ALERTS.c.window_start_ms), ALERTS.c.alert_id)
-        .limit(SIMILAR_CANDIDATES)
-    )
-    mine = {str(row["series"]) for row in _alerts_of(engine, incident_id)}
-    best: dict[str, tuple[int, list[str]]] = {}
-    for row in rows_of(engine, statement):
-        theirs = [str(f["feature"]) for f in row["top_features"][:3]]
-        likeness = sum(1 for f in theirs if f in wanted[:3])
-        likeness += 1 if theirs[:1] == wanted[:1] != [] else 0
-        if likeness == 0 and wanted:
-            continue
-        likeness += 1 if row["series"] in mine else 0
-        if likeness > best.get(row["incident_id"], (0, []))[0]:
-            best[row["incident_id"]] = (likeness, theirs)
-    statement_of = select(INCIDENTS).where(INCIDENTS.c.incident_id.in_(list(best)))
-    rows = [_incident(row) for row in rows_of(engine, statement_of)] if best else []
-    rows.sort(key=lambda r: r["started_at"], reverse=True)
-    rows.sort(key=lambda r: best[r["incident_id"]][0], reverse=True)
-    chosen = rows[:limit]
-    labels = _labels(engine, [row["incident_id"] for row in chosen])
-    return [
-        {
-            **row,
-            "likeness": best[row["incident_id"]][0],
-            "features": best[row["incident_id"]][1],
-            "labels": labels.get(row["incident_id"], []),
-        }
-        for row in chosen
-    ]
-
-
-def _alerts_of(engine: Engine, incident_id: str) -> list[Row]:
-    statement = (
-        select(ALERTS.c.series)
-        .join(LINKS, LINKS.c.alert_id == ALERTS.c.alert_id)
-        .where(LINKS.c.incident_id == incident_id)
-        .limit(1_000)
-    )
-    return rows_of(engine, statement)
-
-
-def deployments(engine: Engine, series: str, *, since_ms: int, until_ms: int) -> list[Row]:
-    """New model versions seen in a series in [since_ms, until_ms), oldest first."""
-    statement = (
-        select(DEPLOYMENTS.c.model_version, DEPLOYMENTS.c.at_ms)
-        .where(
-            DEPLOYMENTS.c.series == series,
-            DEPLOYMENTS.c.at_ms >= since_ms,
-            DEPLOYMENTS.c.at_ms < until_ms,
-        )
-        .order_by(DEPLOYMENTS.c.at_ms)
-        .limit(100)
-    )
-    return rows_of(engine, statement)
 
 
 def reject_reasons(engine: Engine) -> list[Row]:
@@ -334,9 +256,8 @@ def delivery_page(
         columns = (DELIVERIES.c.channel, DELIVERIES.c.event, DELIVERIES.c.last_error, INCIDENTS.c.title)
         conditions.append(or_(*(c.icontains(word, autoescape=True) for c in columns)))
     joined = DELIVERIES.outerjoin(INCIDENTS, INCIDENTS.c.incident_id == DELIVERIES.c.incident_id)
-    shown = [c for c in DELIVERIES.c if c.name not in ("payload", "lease_owner")]
     statement = (
-        select(*shown, INCIDENTS.c.title, INCIDENTS.c.severity)
+        select(*DELIVERY_COLUMNS, INCIDENTS.c.title, INCIDENTS.c.severity)
         .select_from(joined)
         .where(*conditions)
         .order_by(desc(DELIVERIES.c.created_at_ms), desc(DELIVERIES.c.sequence), DELIVERIES.c.delivery_id)
@@ -345,24 +266,6 @@ def delivery_page(
     with reading(engine) as connection:
         total = int(connection.execute(counted).scalar_one())
     return Page(rows_of(engine, statement.limit(limit).offset(offset)), total)
-
-
-def delivery_totals(engine: Engine) -> dict[str, int]:
-    """How many notifications are in each status."""
-    statement = select(DELIVERIES.c.status, func.count().label("n")).group_by(DELIVERIES.c.status)
-    with reading(engine) as connection:
-        return {str(row.status): int(row.n) for row in connection.execute(statement)}
-
-
-def _series() -> Any:
-    names = ("model", "endpoint", "first_seen_ms", "last_record_ms", "live", "windows")
-    newest = ("last_window_start_ms", "last_score", "last_is_anomalous")
-    return select(
-        SERIES.c.name.label("series"),
-        *(SERIES.c[n] for n in names + newest),
-        PARTITIONS.c.topic,
-        PARTITIONS.c.partition,
-    ).join(PARTITIONS, PARTITIONS.c.id == SERIES.c.partition_id)
 
 
 def _series_states(warm_up: int) -> dict[str, ColumnElement[bool]]:

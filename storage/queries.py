@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Engine, Select, desc, func, or_, select
+from sqlalchemy import Engine, Select, case, desc, func, or_, select
 
 from storage import schema
 from storage.drift import with_drift
@@ -55,6 +55,14 @@ ORDERS: dict[str, tuple[Key, ...]] = {
 """List -> the columns of its order, and whether each descends; unique together."""
 After = Sequence[Any] | None
 DELIVERY_COLUMNS = tuple(c for c in DELIVERIES.c if c.name not in ("payload", "lease_owner"))
+SEVERITY_RANK = case({"critical": 0, "major": 1}, value=INCIDENTS.c.severity, else_=2)
+_SHOWN = ("model", "endpoint", "first_seen_ms", "last_record_ms", "live", "windows")
+_NEWEST = ("last_window_start_ms", "last_score", "last_is_anomalous")
+SERIES_ROWS: Select[Any] = select(
+    SERIES.c.name.label("series"),
+    *(SERIES.c[n] for n in _SHOWN + _NEWEST),
+    *(PARTITIONS.c.topic, PARTITIONS.c.partition),
+).join(PARTITIONS, PARTITIONS.c.id == SERIES.c.partition_id)
 
 
 def totals(engine: Engine) -> dict[str, int]:
@@ -263,15 +271,7 @@ def series(
     after: After = None,
 ) -> list[Row]:
     """Series by name, with how many windows they have had and the newest one's score."""
-    names = ("model", "endpoint", "first_seen_ms", "last_record_ms", "live", "windows")
-    newest = ("last_window_start_ms", "last_score", "last_is_anomalous")
-    statement: Select[Any] = select(
-        SERIES.c.name.label("series"),
-        *(SERIES.c[n] for n in names + newest),
-        PARTITIONS.c.topic,
-        PARTITIONS.c.partition,
-    ).join(PARTITIONS, PARTITIONS.c.id == SERIES.c.partition_id)
-    statement = ordered(statement, ORDERS["series"], after)
+    statement = ordered(SERIES_ROWS, ORDERS["series"], after)
     if name is not None:
         statement = statement.where(SERIES.c.name == name)
     if contains is not None:

@@ -1,4 +1,4 @@
-"""What the terminal asks beside storage.queries: scores, earlier incidents, one overview."""
+"""What the terminal asks beside storage.queries: scores, one overview."""
 
 from __future__ import annotations
 
@@ -6,25 +6,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Engine, case, desc, func, select
+from sqlalchemy import Engine, desc, func, select
 
-from storage import queries, schema
+from storage import history, queries, schema
 from storage.engine import reading
 from storage.schema import table
-from storage.shown import Row, rows, time_of
+from storage.shown import rows, time_of
 
 SERIES, WINDOWS, PARTITIONS = (
     table(schema.SeriesTable),
     table(schema.WindowTable),
     table(schema.PartitionTable),
 )
-INCIDENTS, ALERTS, LINKS = (
-    table(schema.IncidentTable),
-    table(schema.AlertTable),
-    table(schema.IncidentAlertTable),
-)
-DELIVERIES = table(schema.DeliveryTable)
-MAX_CANDIDATES = 2_000
+INCIDENTS = table(schema.IncidentTable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,57 +88,12 @@ def newest_window(engine: Engine) -> tuple[int, int] | None:
     return None if found is None else (found.window_start_ms, found.window_end_ms)
 
 
-def earlier_incidents(engine: Engine, incident_id: str, limit: int = 5) -> list[Row]:
-    """Incidents opened before this one on one of its series, or of its models with the same worst feature.
-
-    Newest first, with `same` ("series" or "feature") and the label a person gave, if any.
-    """
-    mine = queries.alerts(engine, incident_id=incident_id, limit=1_000)
-    series = {str(alert["series"]) for alert in mine}
-    models = sorted({str(alert["model"]) for alert in mine})
-    features = {_worst(alert) for alert in mine} - {None}
-    this = select(INCIDENTS.c.opened_at_ms).where(INCIDENTS.c.incident_id == incident_id).scalar_subquery()
-    statement = (
-        select(INCIDENTS.c.incident_id, ALERTS.c.series, ALERTS.c.top_features)
-        .join(LINKS, LINKS.c.incident_id == INCIDENTS.c.incident_id)
-        .join(ALERTS, ALERTS.c.alert_id == LINKS.c.alert_id)
-        .where(
-            INCIDENTS.c.incident_id != incident_id,
-            INCIDENTS.c.opened_at_ms <= this,
-            ALERTS.c.model.in_(models),
-            ALERTS.c.status != "withdrawn",
-        )
-        .order_by(desc(INCIDENTS.c.opened_at_ms), desc(INCIDENTS.c.incident_id))
-        .limit(MAX_CANDIDATES)
-    )
-    same: dict[str, str] = {}
-    for row in rows(engine, statement):
-        if row["series"] in series:
-            same[row["incident_id"]] = "series"
-        elif _worst(row) in features:
-            same.setdefault(row["incident_id"], "feature")
-    newest = list(same)[:limit]
-    labels = queries._labels(engine, newest)
-    chosen = select(INCIDENTS).where(INCIDENTS.c.incident_id.in_(newest))
-    found = {row["incident_id"]: queries._incident(row) for row in rows(engine, chosen)}
-    return [
-        {**found[i], "same": same[i], "label": labels[i][-1]["label"] if i in labels else None}
-        for i in newest
-    ]
-
-
-def _worst(alert: Any) -> str | None:
-    features = alert["top_features"]
-    return str(features[0]["feature"]) if features else None
-
-
 def overview(engine: Engine, *, series_limit: int = 10) -> dict[str, Any]:
     """Everything `inferwatch top` shows at once."""
-    severity = case({"critical": 0, "major": 1}, value=INCIDENTS.c.severity, else_=2)
     unresolved = (
         select(INCIDENTS)
         .where(INCIDENTS.c.status != "resolved")
-        .order_by(severity, desc(INCIDENTS.c.opened_at_ms), INCIDENTS.c.incident_id)
+        .order_by(queries.SEVERITY_RANK, desc(INCIDENTS.c.opened_at_ms), INCIDENTS.c.incident_id)
         .limit(20)
     )
     worst = (
@@ -159,14 +108,11 @@ def overview(engine: Engine, *, series_limit: int = 10) -> dict[str, Any]:
         .limit(series_limit)
     )
     with reading(engine) as connection:
-        counts = connection.execute(
-            select(DELIVERIES.c.status, func.count()).group_by(DELIVERIES.c.status)
-        ).all()
         watermark_ms = connection.execute(select(func.min(PARTITIONS.c.watermark_ms))).scalar()
     return {
         "event_time": time_of(watermark_ms),
         "totals": queries.totals(engine),
         "incidents": [queries._incident(row) for row in rows(engine, unresolved)],
         "series": rows(engine, worst),
-        "deliveries": {row[0]: row[1] for row in counts},
+        "deliveries": history.delivery_totals(engine),
     }

@@ -156,6 +156,7 @@ def test_has_it_happened_before(site: Site, large: str) -> None:
         expect(before).to_have_count(1)
         text = before.inner_text()
         assert "real problem" in text and "rollout of v6 without warm-up" in text and "over after" in text
+        assert "alike: median latency, p99 latency, p95 time to first token" in text
         before.locator("a").click()
         expect(page.locator(".tag", has_text="resolved").first).to_be_visible()
         assert "version v6 (94%)" in fact(page, "Where")
@@ -319,10 +320,10 @@ SHOTS = {
 }
 
 
-@pytest.mark.skipif("INFERWATCH_SCREENSHOTS" not in os.environ, reason="taken on request")
+@pytest.mark.screenshots
 def test_screenshots(browser: Browser, tmp_path: Path) -> None:
-    """INFERWATCH_SCREENSHOTS=docs writes the pictures of the documentation there."""
-    target = ROOT / os.environ["INFERWATCH_SCREENSHOTS"]
+    """`-m screenshots` takes the pictures; INFERWATCH_SCREENSHOTS=docs writes them there."""
+    target = ROOT / os.environ.get("INFERWATCH_SCREENSHOTS", str(tmp_path))
     url = f"sqlite:///{tmp_path / 'shots.db'}"
     populate(url, int(time.time() * 1000))
     engine = connect(url)
@@ -334,6 +335,7 @@ def test_screenshots(browser: Browser, tmp_path: Path) -> None:
             with site.page(path, width=width, scheme=scheme) as page:
                 page.screenshot(path=target / f"{name}.png", full_page=width > 400, animations="disabled")
         assert site.problems == []
+        assert {path.stem for path in target.glob("*.png")} >= set(SHOTS)
     finally:
         handle.stop()
         engine.dispose()

@@ -15,14 +15,16 @@ from sqlalchemy import Engine
 
 from monitor.api import pages
 from monitor.api.app import create_app
+from monitor.api.dashboard.charts import version_marks
 from monitor.api.server import serve_in_thread
 from monitor.clock import ManualClock
 from monitor.config import ChannelSettings, Settings
 from monitor.gaps import gap_alert
 from monitor.incidents import make_fold
 from monitor.people import people
+from monitor.similar import similar_to
 from monitor.sources.base import Gap, Partition
-from storage import page_queries, queries
+from storage import history, page_queries, queries
 from storage.engine import connect, upgrade
 from storage.types import AlertTransition
 from tests import services
@@ -134,32 +136,22 @@ def test_series_are_searched_and_told_apart_by_state(filled: tuple[Engine, Story
     assert {r["series"] for r in learning.rows} == {FRESH, HOSTILE} and learning.total == 2
     assert {r["series"] for r in page_queries.series_page(engine, state="unusual").rows} == {LARGE, EMBED}
     assert page_queries.series_counts(engine) == {"total": 6, "learning": 2, "unusual": 2, "gone": 0}
-    found = page_queries.one_series(engine, HOSTILE)
-    assert found is not None and found["windows"] == 0
-    assert page_queries.one_series(engine, "nothing") is None
+    (found,) = queries.series(engine, name=HOSTILE)
+    assert found["windows"] == 0 and found in page_queries.series_page(engine).rows
+    assert queries.series(engine, name="nothing") == []
 
 
-def test_similar_incidents_share_model_and_features(filled: tuple[Engine, Story]) -> None:
+def test_earlier_incidents_like_it_come_with_their_labels(filled: tuple[Engine, Story]) -> None:
     engine, _ = filled
-    first, *_, last = page_queries.incident_page(engine).rows
-    found = page_queries.similar_incidents(
-        engine, first["incident_id"], models=["chat-large"], features=["latency_p99_ms", "ttft_p95_ms"]
-    )
-    assert [row["incident_id"] for row in found] == [last["incident_id"]]
-    assert found[0]["likeness"] == 4 and found[0]["labels"][0]["comment"] == "rollout of v6 without warm-up"
-    nothing_to_blame = page_queries.similar_incidents(
-        engine, first["incident_id"], models=["chat-large"], features=[]
-    )
-    assert [row["incident_id"] for row in nothing_to_blame] == [last["incident_id"]]
-    for models, features in (
-        (["chat-small"], ["latency_p99_ms"]),
-        ([], ["error_rate"]),
-        (["chat-small"], []),
-    ):
-        assert (
-            page_queries.similar_incidents(engine, first["incident_id"], models=models, features=features)
-            == []
-        )
+    first, *others, last = page_queries.incident_page(engine).rows
+    (alike,) = similar_to(engine, first["incident_id"])
+    assert alike["incident"]["incident_id"] == last["incident_id"] and alike["score"] > 0.5
+    assert {f"series {LARGE}", "feature latency_p99_ms", "tenant acme"} <= set(alike["shared"])
+    assert alike["incident"]["labels"][0]["comment"] == "rollout of v6 without warm-up"
+    assert similar_to(engine, last["incident_id"]) == [], "the later one is none of the earlier ones"
+    for stranger in (row for row in others if row["series"] != [HOSTILE]):
+        assert similar_to(engine, stranger["incident_id"]) == [], stranger["title"]
+    assert similar_to(engine, "nothing") == []
 
 
 def test_reasons_of_rejects_deployments_and_the_delivery_log(filled: tuple[Engine, Story]) -> None:
@@ -169,12 +161,12 @@ def test_reasons_of_rejects_deployments_and_the_delivery_log(filled: tuple[Engin
         ("not_json", 2, 101),
         ("missing_model", 1, 102),
     ]
-    marks = page_queries.deployments(engine, LARGE, since_ms=0, until_ms=story.now_ms)
-    assert [m["model_version"] for m in marks] == ["v7"]
+    (mark,) = version_marks(engine, LARGE, 0, story.now_ms)
+    assert mark[1] == "v7" and 0 < mark[0] < story.now_ms // 1000
     dead = page_queries.delivery_page(engine, status="dead", text="PAGER 500")
     assert dead.total == 1 and dead.rows[0]["title"] == f"High p99 latency on {LARGE}"
     assert page_queries.delivery_page(engine, text="chat-small").total == 3
-    assert page_queries.delivery_totals(engine)["dead"] == 1
+    assert history.delivery_totals(engine)["dead"] == 1
     assert [t["outcome"] for t in page_queries.trainings(engine)] == ["refused", "promoted", "promoted"]
     assert page_queries.disabled_channels(engine) == []
 

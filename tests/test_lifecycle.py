@@ -19,7 +19,7 @@ from monitor.gaps import gap_alert
 from monitor.incidents import make_fold
 from monitor.inhibition import lacks_traffic
 from monitor.memo import silence_of
-from monitor.similar import MIN_SCORE, Traits, likeness, most_similar, traits_of
+from monitor.similar import MIN_SCORE, Traits, likeness, most_similar, similar_to, traits_of
 from monitor.sources.base import Gap, Partition
 from storage import history, queries
 from storage.engine import connect, upgrade
@@ -317,6 +317,21 @@ def test_the_most_alike_come_first_and_strangers_not_at_all() -> None:
     assert traits_of([]) == Traits()
 
 
+def test_equally_alike_ones_stand_newest_first_and_where_nothing_is_to_blame_the_series_counts() -> None:
+    rows = [
+        as_row("now", "m/a", "") | {"top_features": []},
+        as_row("newer", "m/a", "latency_p99_ms"),
+        as_row("older", "m/a", "error_rate"),
+        as_row("elsewhere", "x/y", "latency_p99_ms"),
+        as_row("nothing either", "m/a", "") | {"top_features": []},
+    ]
+    candidates = [{"incident_id": name} for name in ("elsewhere", "newer", "older", "nothing either")]
+    found = most_similar("now", candidates, rows, limit=5)
+    assert [row["incident"]["incident_id"] for row in found] == ["nothing either", "newer", "older"]
+    assert found[1]["score"] == found[2]["score"] < found[0]["score"] == 1.0
+    assert found[1]["shared"] == ["series m/a", "endpoint a", "model m"]
+
+
 # ---------------------------------------------------------------------------- on a real database
 
 
@@ -346,6 +361,31 @@ def test_the_ledger_knows_which_partition_a_series_comes_from(tmp_path: Path, po
             told["n/a"],
         }
         engine.dispose()
+
+
+def test_what_was_withdrawn_is_like_nothing(tmp_path: Path) -> None:
+    """Three incidents on one series, hours apart; the alert of the first turns out to be none."""
+    engine = connect(f"sqlite:///{tmp_path / 's.db'}")
+    upgrade(engine)
+    ledger = make_ledger(engine, fold=make_fold(Settings()), reopen_ms=1_800_000)
+    rows = [alert("m/a", minute) for minute in (0, 500, 1_000)]
+    over = [dataclasses.replace(row, status="resolved", resolved_at_ms=row.window_end_ms) for row in rows]
+    steps = [
+        step
+        for minute, row, done in zip((1, 501, 1_001), rows, over, strict=True)
+        for step in (at(minute, "fired", row), at(minute + 9, "resolved", done))
+    ]
+    claim = ledger.claim("logs", 0, now_ms=0)
+    first = {"series": [make_series("m/a")], "transitions": steps, "watermark_ms": 1_011 * MINUTE}
+    ledger.commit(make_commit(claim, None, 10, **first))
+    newest, middle, oldest = (row["incident_id"] for row in queries.incidents(engine))
+    assert [row["incident"]["incident_id"] for row in similar_to(engine, newest)] == [middle, oldest]
+    assert [row["incident"]["incident_id"] for row in similar_to(engine, newest, 1)] == [middle]
+    gone = dataclasses.replace(over[0], status="withdrawn")
+    withdrawn = [at(1_020, "withdrawn", gone)]
+    ledger.commit(make_commit(claim, 10, 20, transitions=withdrawn, watermark_ms=1_021 * MINUTE))
+    assert [row["incident"]["incident_id"] for row in similar_to(engine, newest)] == [middle]
+    engine.dispose()
 
 
 deeds = st.lists(

@@ -28,7 +28,7 @@ from monitor.config import ChannelSettings, Settings
 from monitor.delivery import DeliveryWorker
 from monitor.errors import InferwatchError
 from monitor.incidents import make_fold
-from monitor.output import age
+from monitor.output import age, number
 from monitor.people import people
 from monitor.what_if import alarms, episodes, height_of, levels_of, score_of, threshold_for
 from storage import queries
@@ -173,9 +173,14 @@ def test_has_it_happened_before(call: Call, url: str) -> None:
     oldest = listed[-1]["incident_id"]
     _, out, _ = call("incidents", "show", "1", "--database", url, "--json")
     (earlier,) = json.loads(out)["earlier"]
-    assert (earlier["incident_id"], earlier["same"], earlier["label"]) == (oldest, "series", "true_positive")
+    assert earlier["incident"]["incident_id"] == oldest
+    assert [label["label"] for label in earlier["incident"]["labels"]] == ["true_positive"]
+    assert earlier["score"] > 0.5 and f"series {SERIES}" in earlier["shared"]
     _, out, _ = call("incidents", "show", "1", "--database", url)
-    assert re.search(rf"{oldest[:8]}\t2026-03-02T00:21:00Z\t\S+\trecovered\ttrue_positive", out)
+    assert re.search(
+        rf"{oldest[:8]}\t2026-03-02T00:21:00Z\t\S+\trecovered\ttrue_positive\t{re.escape(number(earlier['score']))}",
+        out,
+    )
     _, _, err = call("incidents", "show", "2", "--database", url)
     assert "it has not happened before" in err
 

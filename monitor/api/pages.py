@@ -16,7 +16,7 @@ from monitor.api.dashboard.context import base, paging
 from monitor.api.dashboard.render import environment, static_file
 from monitor.api.web import one_incident
 from monitor.clock import Clock, SystemClock
-from storage import page_queries
+from storage import queries
 
 NO_NUL = r"^[^\x00]*$"  # PostgreSQL refuses it in any text
 PageNumber = Annotated[int, Query(ge=1, le=100_000)]
@@ -117,10 +117,12 @@ def _series(pages: APIRouter, site: Site) -> None:
 
     @pages.get("/series/{name:path}")
     def one_series(request: Request, name: str, reach: Reach = "24h") -> Response:
-        row = None if "\0" in name else page_queries.one_series(site.engine, name)
-        if row is None:
+        found = [] if "\0" in name else queries.series(site.engine, name=name, limit=1)
+        if not found:
             return site.missing(request, "no series of this name")
-        return site.show("series.html", site.base(request) | lists.one_series(site.engine, row, reach=reach))
+        return site.show(
+            "series.html", site.base(request) | lists.one_series(site.engine, found[0], reach=reach)
+        )
 
 
 def _operations(pages: APIRouter, site: Site) -> None:

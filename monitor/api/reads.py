@@ -10,16 +10,16 @@ from fastapi.responses import Response
 from sqlalchemy import Engine
 from starlette.exceptions import HTTPException
 
-from monitor import similar
 from monitor.api import replies, web
 from monitor.api.answers import NO_NUL, Cursor, Limit, Since, Text, answer, page, since_ms
 from monitor.api.replies import many, one
 from monitor.clock import Clock
 from monitor.output import parse_time
+from monitor.similar import MOST, similar_to
 from storage import history, queries
+from storage.names import WARM_UP_WINDOWS
 
 Health = Callable[[], dict[str, Any]]
-WARM_UP_WINDOWS = 200
 HOUR_MS = 3_600_000
 SeriesName = Annotated[str, Query(max_length=512, pattern=NO_NUL, examples=["chat-large/assistant"])]
 Id = Annotated[str, Path(max_length=200)]
@@ -69,16 +69,10 @@ def _incidents(api: APIRouter, engine: Engine, clock: Clock) -> None:
         responses={**many(replies.Similar), **replies.refusals(404)},
     )
     def similar_incidents(
-        request: Request, incident_id: Id, limit: Annotated[int, Query(ge=1, le=100)] = 5
+        request: Request, incident_id: Id, limit: Annotated[int, Query(ge=1, le=100)] = MOST
     ) -> Response:
         wanted = web.incident_id_of(engine, incident_id)
         return answer(request, similar_to(engine, wanted, limit))
-
-
-def similar_to(engine: Engine, incident_id: str, limit: int) -> list[dict[str, Any]]:
-    """[{"score", "shared", "incident"}], the most alike first."""
-    _, earlier, alerts = history.traits(engine, incident_id)
-    return similar.most_similar(incident_id, earlier, alerts, limit)
 
 
 def _alerts(api: APIRouter, engine: Engine, clock: Clock) -> None:

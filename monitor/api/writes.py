@@ -54,19 +54,21 @@ def _incidents(
         on_change()
         return JSONResponse(plain(queries.incident(engine, incident_id)))
 
-    @api.post("/incidents/{incident_id}/acknowledge", summary="Somebody looks after it", responses=INCIDENT)
-    def acknowledge(incident_id: Id, request: Request, body: bodies.Remark | None = None) -> JSONResponse:
+    def remarked(
+        act: Callable[..., object], incident_id: str, request: Request, body: bodies.Remark | None
+    ) -> JSONResponse:
         said = body or bodies.Remark()
         wanted, who = incident_id_of(engine, incident_id), actor_of(request, clock, said.by)
-        actions.acknowledge(wanted, by=who.name, now_ms=who.now_ms, reason=said.comment, via=who.via)
+        act(wanted, by=who.name, now_ms=who.now_ms, reason=said.comment, via=who.via)
         return changed(wanted)
+
+    @api.post("/incidents/{incident_id}/acknowledge", summary="Somebody looks after it", responses=INCIDENT)
+    def acknowledge(incident_id: Id, request: Request, body: bodies.Remark | None = None) -> JSONResponse:
+        return remarked(actions.acknowledge, incident_id, request, body)
 
     @api.post("/incidents/{incident_id}/resolve", summary="It is over", responses=INCIDENT)
     def resolve(incident_id: Id, request: Request, body: bodies.Remark | None = None) -> JSONResponse:
-        said = body or bodies.Remark()
-        wanted, who = incident_id_of(engine, incident_id), actor_of(request, clock, said.by)
-        actions.resolve(wanted, by=who.name, now_ms=who.now_ms, reason=said.comment, via=who.via)
-        return changed(wanted)
+        return remarked(actions.resolve, incident_id, request, body)
 
     @api.post("/incidents/{incident_id}/label", summary="Say what it was", responses=INCIDENT)
     def label(incident_id: Id, request: Request, body: bodies.Label) -> JSONResponse:

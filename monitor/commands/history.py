@@ -19,12 +19,12 @@ from monitor.commands.common import (
 )
 from monitor.errors import InferwatchError
 from monitor.output import parse_duration_ms, parse_time, print_json, print_rows, say
+from storage.names import SILENCE_FIELDS
 
 silences_app = group("Keep notifications quiet for a while.")
 deliveries_app = group("What was sent, and what became of it.")
 models_app = group("Trained models.")
 
-SILENCE_FIELDS = ("series", "model", "endpoint", "tenant", "region", "model_version")
 WINDOW_COLUMNS = (
     "window_start",
     "request_count",

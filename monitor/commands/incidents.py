@@ -57,6 +57,7 @@ DETAILS = (
     "labels",
 )
 MAX_CHARTED_ALERTS, MAX_CHARTED_FEATURES, MAX_CHART_WINDOWS = 3, 2, 1_440
+SHOWN_SHARED = 3
 FEATURES = ("feature", "observed", "expected", "low", "high", "contribution")
 
 Reference = Annotated[
@@ -100,12 +101,13 @@ def show_incident(
     as_json: JsonOption = False,
 ) -> None:
     """One incident: what was seen, what was expected, what happened since, what was sent."""
-    from storage import queries, terminal
+    from monitor.similar import similar_to
+    from storage import queries
 
     with reading(config, database) as engine:
         incident_id = queries.find_incident(engine, incident)
         found = queries.incident(engine, incident_id)
-        before = terminal.earlier_incidents(engine, incident_id)
+        before = similar_to(engine, incident_id)
         if as_json:
             print_json({**found, "earlier": before})
         else:
@@ -147,12 +149,23 @@ def _print_incident(
     say("\ntimeline")
     print_rows(found["events"], ("at", "kind", "actor", "reason"), empty="no events")
     say("\nearlier incidents like it")
-    like_it = ("incident_id", "opened_at", "resolved_at", "resolution", "label", "same", "title")
-    rows = [{**row, "incident_id": str(row["incident_id"])[:8]} for row in before]
-    print_rows(rows, like_it, empty="none: it has not happened before")
+    like_it = ("incident_id", "opened_at", "resolved_at", "resolution", "label", "score", "shared", "title")
+    print_rows([_like_it(row) for row in before], like_it, empty="none: it has not happened before")
     say("\ndeliveries")
     columns = ("event", "channel", "status", "attempts", "delivered_at", "last_error")
     print_rows(found["deliveries"], columns, empty="nothing was sent")
+
+
+def _like_it(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of `similar_to` as a line of the table; the label is the last one that was given."""
+    incident = row["incident"]
+    return {
+        **incident,
+        "incident_id": str(incident["incident_id"])[:8],
+        "label": incident["labels"][-1]["label"] if incident["labels"] else None,
+        "score": row["score"],
+        "shared": ", ".join(row["shared"][:SHOWN_SHARED]),
+    }
 
 
 def _acknowledged_by(found: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from monitor import explain
 from monitor.api.dashboard.render import epoch_ms
 from monitor.output import clean
-from storage import page_queries
+from storage import history, page_queries
 from storage.names import FEATURE_COLUMNS
 
 Row = Mapping[str, Any]
@@ -98,7 +98,7 @@ def alert_charts(engine: Engine, alert: Row, *, limit: int = 3) -> list[dict[str
     day_before = [row for row in rows if start_ms - DAY_MS <= row["start_ms"] < start_ms]
     shown = [row for row in rows if row["start_ms"] >= since_ms]
     window_ms = step_ms(shown)
-    marks = page_queries.deployments(engine, alert["series"], since_ms=since_ms, until_ms=until_ms)
+    marks = version_marks(engine, alert["series"], since_ms, until_ms)
     points, stride = thinned(shown, names)
     return [
         {
@@ -118,11 +118,17 @@ def alert_charts(engine: Engine, alert: Row, *, limit: int = 3) -> list[dict[str
                 "span": [start_ms // 1000, end_ms // 1000],
                 "day": usual_band(day_before, str(feature["feature"])),
                 "told": told_band(feature),
-                "marks": [[epoch_ms(m["at"]) // 1000, clean(m["model_version"])] for m in marks],
+                "marks": marks,
             },
         }
         for feature in guilty
     ]
+
+
+def version_marks(engine: Engine, series: str, since_ms: int, until_ms: int) -> list[list[Any]]:
+    """[s, version] of the model versions that were new in [since_ms, until_ms), oldest first."""
+    newest = history.deployments(engine, series=series, since_ms=since_ms, until_ms=until_ms)
+    return [[epoch_ms(row["at"]) // 1000, clean(row["model_version"])] for row in reversed(newest)]
 
 
 def told_band(feature: Row) -> list[float] | None:
@@ -156,10 +162,7 @@ def series_charts(engine: Engine, series: str, *, since_ms: int, until_ms: int) 
     shared = {
         "t": [row["start_ms"] // 1000 for row in points],
         "hot": hot_spans(points, window_ms * stride),
-        "marks": [
-            [epoch_ms(m["at"]) // 1000, clean(m["model_version"])]
-            for m in page_queries.deployments(engine, series, since_ms=since_ms, until_ms=until_ms)
-        ],
+        "marks": version_marks(engine, series, since_ms, until_ms),
     }
     measured = [name for name in names if any(row[name] is not None for row in points)]
     features = [

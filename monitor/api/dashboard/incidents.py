@@ -9,12 +9,13 @@ from sqlalchemy import Engine
 
 from monitor.api.dashboard import charts
 from monitor.api.dashboard.render import epoch_ms
-from storage import page_queries, queries
+from monitor.similar import similar_to
+from storage import history, page_queries, queries
+from storage.names import WARM_UP_WINDOWS
 
 Row = Mapping[str, Any]
 
 PAGE_SIZE = 40
-WARM_UP_WINDOWS = 200
 SHOWN_LEARNING = 5
 SHOWN_CHARTED_ALERTS = 4
 SHOWN_ALERTS = 40
@@ -58,7 +59,7 @@ def index(
         "series": series,
         "learning": learning,
         "warm_up": WARM_UP_WINDOWS,
-        "deliveries": page_queries.delivery_totals(engine),
+        "deliveries": history.delivery_totals(engine),
         "filtered": bool(state or severity or text),
     }
     return context, found.total
@@ -128,7 +129,6 @@ def one(engine: Engine, found: Row, now_ms: int) -> dict[str, Any]:
     chartable = [a for a in _one_per_series(alerts) if a["top_features"]]
     charted = chartable[:SHOWN_CHARTED_ALERTS]
     leading = alerts[0] if alerts else None
-    features = [str(f["feature"]) for f in leading["top_features"]] if leading else []
     statuses: dict[str, int] = {}
     for row in found["deliveries"]:
         statuses[row["status"]] = statuses.get(row["status"], 0) + 1
@@ -149,9 +149,7 @@ def one(engine: Engine, found: Row, now_ms: int) -> dict[str, Any]:
         "versions": sorted({str(v) for a in alerts for v in a["model_versions"]}),
         "slices": guilty_slices(alerts),
         "exemplars": list(dict.fromkeys(str(x) for a in alerts for x in a["exemplars"]))[:12],
-        "similar": page_queries.similar_incidents(
-            engine, found["incident_id"], models=[a["model"] for a in alerts], features=features
-        ),
+        "similar": similar_to(engine, found["incident_id"]),
         "lasts_ms": lasts_ms(found, now_ms),
         "silence_fields": silence_choices(found["series"], alerts),
         "page_of": queries.time_of(now_ms),

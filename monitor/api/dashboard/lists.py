@@ -8,9 +8,9 @@ from typing import Any
 from sqlalchemy import Engine
 
 from monitor.api.dashboard import charts
-from monitor.api.dashboard.incidents import WARM_UP_WINDOWS
 from monitor.api.dashboard.render import epoch_ms
-from storage import page_queries, queries
+from storage import history, page_queries, queries
+from storage.names import SILENCE_FIELDS, WARM_UP_WINDOWS
 
 Row = Mapping[str, Any]
 
@@ -23,7 +23,6 @@ SERIES_STATES = {
     "gone": "No longer seen",
 }
 RANGES = {"3h": 3, "24h": 24, "7d": 168}
-SILENCE_FIELDS = ("series", "model", "endpoint", "tenant", "region", "model_version")
 DELIVERY_STATES = {
     "": "All",
     "pending": "Waiting",
@@ -152,7 +151,7 @@ def deliveries(engine: Engine, *, status: str, text: str, page: int) -> tuple[di
     )
     context = {
         "rows": found.rows,
-        "counts": page_queries.delivery_totals(engine),
+        "counts": history.delivery_totals(engine),
         "states": list(DELIVERY_STATES.items()),
         "status": status,
         "text": text,

@@ -87,11 +87,20 @@ def environment() -> Environment:
         "label_words": lambda label: _LABEL_WORDS.get(label, label),
         "resolution_words": lambda r: _RESOLUTIONS.get(r, str(r or "").replace("_", " ")),
         "field_words": lambda field: _FIELD_WORDS.get(field, str(field).replace("_", " ")),
+        "trait_words": trait_words,
         "reason_words": lambda reason: _REASONS.get(reason, str(reason).replace("_", " ")),
         "series_href": series_href,
     }
     env.globals["static"] = static_href
     return env
+
+
+def trait_words(trait: str) -> str:
+    """What two incidents share, in words: `feature latency_p99_ms` -> `p99 latency`."""
+    kind, _, name = trait.partition(" ")
+    if kind == "feature":
+        return explain.feature_words(name)
+    return f"{_FIELD_WORDS.get(kind, kind.replace('_', ' '))} {name}"
 
 
 def harmless(value: Any) -> Any:
