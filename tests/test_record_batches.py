@@ -76,7 +76,10 @@ def ours(data: bytes, start: int = 0, rows: int = 1 << 20, aborted: Any = ()) ->
     found: list[Row] = []
     while part:
         for batch in part.take(1):
-            assert len(batch) <= rows and batch.next_offset > batch.offsets[-1]
+            assert len(batch) <= rows
+            assert (
+                not len(batch) or batch.next_offset > batch.offsets[-1]
+            )  # empty: nothing of it is handed out
             found += [(int(batch.offsets[i]), batch.value(i)) for i in range(len(batch))]
             assert part.next_fetch_offset == batch.next_offset
     return found, part.next_fetch_offset
