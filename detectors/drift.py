@@ -24,6 +24,9 @@ _BINS = 10
 _SERIES_SHARE = 0.3  # of series, beyond which a shifted feature counts as drift
 _PRIOR = 0.5  # windows added to every bin, so that empty bins are finite
 _BEYOND_USUAL = 1.5  # times the largest index of a day of the reference against the others
+_ONE_DAY = (
+    2.0  # index that means a shift where the reference is one day: no two days of real traffic are alike
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,12 +103,15 @@ def _prepare(values: Float64, day: Int64 | None = None) -> Column | None:
     cuts = np.quantile(values, np.linspace(0, 1, _BINS + 1)[1:-1])
     once, repeats = np.unique(cuts, return_counts=True)
     edges = np.unique(np.concatenate([once, np.nextafter(once[repeats > 1], np.inf)]))
-    usual = 0.0 if day is None else _usual(values, day)
-    return Column(edges, _shares(values, edges), max(SHIFTED, _BEYOND_USUAL * usual))
+    bar = SHIFTED
+    if day is not None:
+        alone = len(np.unique(day)) == 1
+        bar = _ONE_DAY if alone else max(SHIFTED, _BEYOND_USUAL * _usual(values, day))
+    return Column(edges, _shares(values, edges), bar)
 
 
 def _usual(values: Float64, day: Int64) -> float:
-    """The largest index of one day of the reference against its other days; 0 where it has only one."""
+    """The largest index of one day of the reference against its other days."""
     largest = 0.0
     for each in np.unique(day).tolist():
         mine, others = values[day == each], values[day != each]

@@ -30,7 +30,7 @@ _MIN_WINDOWS = 600
 _ROUNDS = 80
 _NORMAL_SHARE = 0.25
 _WINDOWS_PER_FAULT = 16
-_LSTM_WINDOWS = 400_000  # of all epochs of a training that carries a champion on
+_LSTM_WINDOWS = 250_000  # of all epochs of a training that carries a champion on
 LSTM_OPTIONS = LstmOptions(
     hidden=48, dropout=0.2, weight_decay=2e-2, chunk=64, chunks_per_segment=4, alarm_weight=3.0
 )

@@ -62,9 +62,11 @@ def demo(*, once: bool, workdir: Path, settings: Settings | None = None) -> int:
             TimeElapsedColumn(),
             console=console,
         ) as progress:
-            bar = progress.add_task("replaying", total=None)
+            bar = progress.add_task("compiling the numeric kernels, once per machine", total=None)
 
             def on_progress(now: ReplayProgress) -> None:
+                if not now.records:
+                    shown.started_s = time.monotonic()
                 day = rfc3339(now.watermark_ms)[:16] if now.watermark_ms is not None else "starting"
                 what = "training both detectors on the quiet part" if now.training else f"event time {day}"
                 progress.update(bar, completed=now.bytes_read, total=now.bytes_total, description=what)
@@ -87,7 +89,7 @@ class _Shown:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.started_s = time.monotonic()
+        self.started_s = time.monotonic()  # then, that of the first record
         self.first_s: float | None = None
         self.verified = 0
         self.refused = 0
@@ -117,12 +119,12 @@ class _Shown:
 
 
 def _print_summary(console: Console, summary: ReplaySummary, shown: _Shown, url: str) -> None:
-    first = "none" if shown.first_s is None else f"{shown.first_s:.1f} s after the start"
+    first = "none" if shown.first_s is None else f"{shown.first_s:.1f} s after the first record"
     console.print(
         f"\n[bold]{summary.records:,}[/bold] records of {summary.series} series became "
         f"[bold]{summary.windows:,}[/bold] windows, {summary.alerts} alerts and "
         f"[bold]{summary.incidents}[/bold] incidents in {summary.seconds:.1f} s "
-        f"({summary.training_seconds:.1f} s of training, "
+        f"({summary.training_seconds:.1f} s of training, {summary.warm_up_seconds:.1f} s of warm-up before, "
         f"{summary.records_per_second:,.0f} records/s besides).\n"
         f"First incident: {first}. Notifications: {shown.verified} received with a valid signature, "
         f"{shown.refused} refused.\n"
