@@ -128,7 +128,7 @@ def test_a_lasting_shift_brings_the_next_training_forward(
     monkeypatch.setattr(
         TrainedModels, "at_claim", lambda self, version: CURRENT
     )  # what is registered here cannot score
-    gates = pass_gates(models, START_MS + 5 * DAY_MS)
+    gates = pass_gates(models, START_MS + 5 * DAY_MS + HOUR_MS)
     verdicts = {row.checked_at_ms: row for row in drift.all_verdicts(models.registry.engine)}
     assert min(verdicts) == START_MS + 54 * HOUR_MS
     before = [row for at, row in verdicts.items() if at <= SHIFT_MS]
