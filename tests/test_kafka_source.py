@@ -262,6 +262,28 @@ def test_a_corrupt_batch_is_stepped_over_and_named_again_on_the_way_back(broker:
     source.close()
 
 
+def test_what_lies_between_two_corrupt_batches_is_read(broker: services.Broker) -> None:
+    """The steps that look for the end of the first one, doubling, come down on the second."""
+    topic = services.create_topic(broker.bootstrap)
+    for name, count in ((b"first", 20), (b"good", 6), (b"second", 20), (b"last", 5)):
+        values = [b"%s-%d" % (name, n) for n in range(count)]
+        services.produce(broker.bootstrap, topic, values, linger_ms=500)
+    broker.stop_process()
+    for needle in (b"first-3", b"second-3"):
+        corrupt(broker.directory, topic, needle)
+    broker.start()
+    source = KafkaSource(kafka_settings(broker.bootstrap, topic))
+    partition = assigned(source)
+    source.start(partition, 0)
+    events = until(source, lambda es: len(messages(es)) >= 11, timeout_s=60)
+    assert [e for e in events if isinstance(e, Undecodable)] == [
+        Undecodable(partition, 0, 20, "corrupt_batch"),
+        Undecodable(partition, 26, 46, "corrupt_batch"),
+    ]
+    assert [o for o, _ in messages(events)] == [*range(20, 26), *range(46, 51)]
+    source.close()
+
+
 def memory_mb() -> float:
     with open("/proc/self/statm") as handle:
         return int(handle.read().split()[1]) * resource.getpagesize() / 2**20

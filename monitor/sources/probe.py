@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
@@ -26,30 +26,36 @@ def unreadable_range(
 ) -> tuple[int, int, str] | None:
     """(first, end, reason) of an unreadable batch at `position`; None if `position` can be read.
 
-    A batch is unreadable as a whole, so its end is found by doubling steps and then bisection. Each try
-    takes a fresh consumer, because one that has failed does not recover. Raises what is raised for a
-    broker that is away.
+    A batch is unreadable as a whole, so its end is found by doubling steps and then bisection: the first
+    offset that does not fail in the same way. What fails otherwise is another batch, and there may be
+    readable ones between the two. Each try takes a fresh consumer, because one that has failed does not
+    recover. Raises what is raised for a broker that is away.
     """
     tp = TopicPartition(*partition)
-    reason = _failure(options, tp, position)
-    if reason is None:
+    failure = _failure(options, tp, position)
+    if failure is None:
         return None
     last = _end(options, tp)
     bad, step = position, 1
-    while bad + step < last and _failure(options, tp, bad + step) is not None:
+    while bad + step < last and _failure(options, tp, bad + step) == failure:
         bad += step
         step *= 2
     good = min(bad + step, last)
     while good - bad > 1:
         middle = (bad + good) // 2
-        if _failure(options, tp, middle) is None:
-            good = middle
-        else:
+        if _failure(options, tp, middle) == failure:
             bad = middle
-    return position, good, reason
+        else:
+            good = middle
+    return position, good, failure.reason
 
 
-def _failure(options: dict[str, Any], tp: Any, offset: int) -> str | None:
+class _Failure(NamedTuple):
+    reason: str  # a documented reject reason
+    said: str  # by the client; a wrong checksum names the first offset of its batch
+
+
+def _failure(options: dict[str, Any], tp: Any, offset: int) -> _Failure | None:
     """Why the message at an offset cannot be read, None if it can (or there is none)."""
     consumer = _consumer(options, tp)
     try:
@@ -66,11 +72,11 @@ def _failure(options: dict[str, Any], tp: Any, offset: int) -> str | None:
     except PASSING as error:
         if not isinstance(error, kafka_errors.CorruptRecordError):
             raise
-        return "corrupt_batch"
-    except (MemoryError, CompressionBombError):
-        return "compression_bomb"
-    except Exception:
-        return "corrupt_batch"
+        return _Failure("corrupt_batch", str(error))
+    except (MemoryError, CompressionBombError) as error:
+        return _Failure("compression_bomb", str(error))
+    except Exception as error:
+        return _Failure("corrupt_batch", repr(error))
     finally:
         with contextlib.suppress(Exception):
             consumer.close(autocommit=False, timeout_ms=1_000)
