@@ -4,8 +4,12 @@
                                                          and a commit whose acknowledgement is lost
     python benchmarks/faults.py disk                     a disk that is full for a while
     python benchmarks/faults.py clock                    a clock that jumps a day ahead and back at every look
-    python benchmarks/faults.py fuzz [--records 1000000] [--postgres]        mutated records of every kind
+    python benchmarks/faults.py fuzz [--records 1000000] [--postgres] [--bombs 30] [--corrupt 30]
+                                                         mutated records of every kind; some of them again
+                                                         through a broker, among batches that cannot be read
     python benchmarks/faults.py models [--files 500]     damaged model files
+    python benchmarks/faults.py receiver [--down-s 600]  webhook receivers that misbehave, and kills between
+                                                         sending and marking
 
 Exits 1 if a promise is broken. What needs a fleet or a broker is in benchmarks/chaos.py and restart.py; the
 flood of series in benchmarks/crowd.py.
@@ -19,6 +23,7 @@ import json
 import random
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -39,6 +44,7 @@ from tests.logs import BAD_LINES, START_MS, lines
 
 KEY = Partition("memory", 0)
 DAY_MS = 86_400_000
+BROKER_RECORDS = 20_000  # of the fuzzed ones go through a broker too
 Row = tuple[str, str, bool]  # promise, count, kept
 
 
@@ -238,6 +244,14 @@ def fuzz(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
             str(len({str(x) for x in seen.values()})),
             len({str(x) for x in seen.values()}) == 1,
         )
+    if options.bombs:
+        from benchmarks.bad_batches import through_a_broker
+
+        few = list(fuzzed(min(options.records, BROKER_RECORDS), options.seed))
+        yield from through_a_broker(
+            folder, few, bombs=options.bombs, doomed=options.corrupt, seed=options.seed,
+            postgres_url=servers[0].url if servers else "",
+        )  # fmt: skip
     for server in servers:
         server.stop()
 
@@ -262,29 +276,49 @@ def models(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
         lambda: whole + rng.randbytes(10),
     ]
     sealed = [lambda: resealed(whole, other_numbers), lambda: resealed(whole, scrambled_trees)]
-    refused, taken = 0, 0
+    reasons = Counter[str]()
     for n in range(options.files):
-        damaged = (rng.choice(sealed) if n % 50 == 49 else rng.choice(kinds))()
+        if n % 50 == 49:
+            damaged, kind = sealed[n // 50 % len(sealed)](), "sealed again"
+        else:
+            damaged, kind = rng.choice(kinds)(), "damaged"
         if damaged == whole:
-            continue
+            damaged = whole[:-1]
         try:
-            try_out(damaged, scores, timeout_s=20.0)
-            taken += 1
-        except ModelRefusedError:
-            refused += 1
-    yield f"{options.files} damaged model files", f"{refused} refused, {taken} taken", not taken
+            try_out(damaged, scores)
+            reasons["taken"] += 1
+        except ModelRefusedError as error:
+            tried = str(error).startswith(("the trial", "its scores"))
+            reasons[f"{kind}, refused: {error if tried else 'hashes or form'}"] += 1
+    taken = reasons["taken"]
+    yield f"{options.files} model files", f"{options.files - taken} refused, {taken} taken", not taken
+    for reason, count in sorted(reasons.items()):
+        yield reason, str(count), reason != "taken"
     try_out(whole, scores)
     yield "the sound one is taken, this process is alive", "yes", True
 
 
+def receiver(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
+    from benchmarks.receiver_faults import receiver_faults
+
+    yield from receiver_faults(
+        folder, incidents=options.incidents, down_s=options.down_s, kills=options.kills, seed=options.seed
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    sections = {f.__name__: f for f in (boundaries, disk, clock, fuzz, models)}
+    sections = {f.__name__: f for f in (boundaries, disk, clock, fuzz, models, receiver)}
     parser.add_argument("section", choices=[*sections, "all"])
     parser.add_argument("--every", type=int, default=1, help="boundaries: try only every n-th statement")
     parser.add_argument("--records", type=int, default=1_000_000, help="fuzz: how many")
     parser.add_argument("--postgres", action="store_true", help="fuzz: on PostgreSQL too")
+    parser.add_argument("--bombs", type=int, default=30, help="fuzz: compression bombs, 0 = no broker")
+    parser.add_argument("--corrupt", type=int, default=30, help="fuzz: corrupt batches on the broker's disk")
     parser.add_argument("--files", type=int, default=500, help="models: how many")
+    parser.add_argument("--incidents", type=int, default=20, help="receiver: incidents per fault")
+    parser.add_argument("--down-s", type=float, default=30.0, help="receiver: how long they misbehave")
+    parser.add_argument("--kills", type=int, default=10, help="receiver: kills between send and mark")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     logs.configure("warning")

@@ -255,6 +255,15 @@ def audit(
                 left[view] == expected,
             )
         )
+    counts = {view: len(right[view]) for view in ("alert_history", "incident_history")}
+    counts["deliveries"] = len(set(oracle_received.ids))
+    promises.append(
+        Promise(
+            "there is something to compare",
+            ", ".join(f"{count} in {name}" for name, count in counts.items()),
+            all(counts.values()),
+        )
+    )
     for name, url, hook in (("", database, received), (" (undisturbed)", oracle, oracle_received)):
         ids = {row["delivery_id"] for row in rows(url, "select delivery_id from delivery_history")}
         got = Counter(hook.ids)

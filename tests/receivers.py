@@ -19,8 +19,8 @@ class Hook(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, *script: Any) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, *script: Any, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
         self.script = list(script) or [200]
         self.requests: list[tuple[dict[str, str], bytes]] = []
         self.lock = threading.Lock()
@@ -61,8 +61,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def hook(*script: Any, tls: ssl.SSLContext | None = None) -> Iterator[Hook]:
-    server = Hook(*script)
+def hook(*script: Any, tls: ssl.SSLContext | None = None, port: int = 0) -> Iterator[Hook]:
+    """Serves until the end of the block; `port` 0 = any that is free."""
+    server = Hook(*script, port=port)
     if tls is not None:
         server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
