@@ -23,42 +23,6 @@ EFFECTS = (  # what a fault may do to the records it hits
 )  # fmt: skip
 E = {name: i for i, name in enumerate(EFFECTS)}
 _I = STATISTIC_INDEX
-GUILTY: dict[str, tuple[str, ...]] = {
-    "latency": (
-        "latency_p50_ms",
-        "latency_p95_ms",
-        "latency_p99_ms",
-        "ttft_p50_ms",
-        "ttft_p95_ms",
-        "tpot_p50_ms",
-    ),
-    "ttft": ("ttft_p50_ms", "ttft_p95_ms", "latency_p50_ms", "latency_p95_ms", "latency_p99_ms"),
-    "tpot": ("tpot_p50_ms", "latency_p50_ms", "latency_p95_ms", "latency_p99_ms"),
-    "queue": (
-        "queue_p95_ms",
-        "latency_p50_ms",
-        "latency_p95_ms",
-        "latency_p99_ms",
-        "ttft_p50_ms",
-        "ttft_p95_ms",
-    ),
-    "tail": ("latency_p95_ms", "latency_p99_ms", "ttft_p95_ms"),
-    "error_fast": ("error_rate",),
-    "error_slow": ("error_rate",),
-    "throttle": ("error_rate",),
-    "rate": ("request_count",),
-    "retry": ("request_count", "error_rate"),
-    "empty": ("empty_output_rate", "output_tokens_mean"),
-    "runaway": ("max_output_rate", "output_tokens_mean", "output_tokens_p95"),
-    "input": ("input_tokens_mean",),
-    "output": ("output_tokens_mean", "output_tokens_p95"),
-    "memory": ("memory_mb_max",),
-    "gpu": ("gpu_util_mean",),
-    "confidence": ("confidence_mean",),
-    "accuracy": ("accuracy",),
-    "cost": ("cost_usd_sum",),
-    "spread": ("latency_p95_ms", "latency_p99_ms", "latency_p50_ms"),
-}
 
 
 @dataclass(frozen=True, slots=True)
