@@ -119,16 +119,22 @@ def fit(
     return Forest(lightgbm.train(parameters, data, num_boost_round=rounds).model_to_string())
 
 
-def go_on(forest: Forest, x: Float32, y: Float64, *, seed: int, rounds: int, threads: int = 1) -> Forest:
-    """More trees behind those of `forest`, fitted to what it leaves unexplained on rows x [n, N_FEATURES].
+def go_on(
+    forest: Forest, x: Float32, y: Float64, trust: Float64, *, seed: int, rounds: int, threads: int = 1
+) -> Forest:
+    """More trees behind those of `forest`, towards y as far as each row is trusted.
 
-    Both classes weigh the same in total.
+    x: [n, N_FEATURES]; y: [n] in {0, 1}; trust: [n] in [0, 1]. The target of a row is what `forest` says of
+    it, moved by its trust towards y: rows that are not trusted hold the forest where it is.
     """
     import lightgbm
 
-    weight = np.where(y > 0, 0.5 * len(y) / max(y.sum(), 1.0), 0.5 * len(y) / max((1 - y).sum(), 1.0))
-    weight = np.where(y > 0, np.minimum(weight, 5.0), weight)
-    data = lightgbm.Dataset(x, y, weight=weight, params={"max_bin": 63, "verbosity": -1}, free_raw_data=False)
-    parameters = PARAMETERS | {"seed": seed, "num_threads": threads, "learning_rate": 0.04, "num_leaves": 15}
+    said = 1.0 / (1.0 + np.exp(-forest.logit(x)))
+    target = (1.0 - trust) * said + trust * y
+    data = lightgbm.Dataset(x, target, params={"max_bin": 63, "verbosity": -1}, free_raw_data=False)
+    parameters = PARAMETERS | {
+        "objective": "cross_entropy", "seed": seed, "num_threads": threads, "learning_rate": 0.04,
+        "num_leaves": 15, "min_data_in_leaf": 30,
+    }  # fmt: skip
     model = lightgbm.train(parameters, data, num_boost_round=rounds, init_model=forest.booster)
     return Forest(model.model_to_string())

@@ -28,6 +28,7 @@ FIT_UNTIL, WEIGH_UNTIL = 0.65, 0.8  # shares of the history
 _WARM_WINDOWS = 60
 _MIN_WINDOWS = 600
 _ROUNDS = 80
+_PRIOR_ROWS = 300_000  # so many rows of the user's own are worth as much as what the forest says already
 _NORMAL_SHARE = 0.25
 _WINDOWS_PER_FAULT = 16
 _LSTM_WINDOWS = 250_000  # of all epochs of a training that carries a champion on
@@ -280,6 +281,9 @@ def train(
 ) -> TrainingResult:
     """Train a challenger on the user's windows and compare it with the champion.
 
+    The trees hold what the champion says of every window and move as far as the user's windows are many; how
+    much the LSTM weighs stays as it is. Both were learned from far more services than a user has.
+
     history: series -> windows; excluded: (series, start_ms, end_ms) of incidents, not normal; labels: the
     same with is_fault. Deterministic for equal arguments. Too little history is a refusal, not an error.
     """
@@ -293,23 +297,26 @@ def train(
     rng = np.random.default_rng(seed)
     course = _course(start_ms, values, counts, present, known, copies=copies, window_ms=window_ms, rng=rng)
     fit_until, weigh_until = int(len(start_ms) * FIT_UNTIL), int(len(start_ms) * WEIGH_UNTIL)
+    marked = _known_labels(start_ms, names, [(s, a, b) for s, a, b, _ in labels], []) < 0
     picked = _pick(course, fit_until, rng)
+    picked[:fit_until, : len(names)] |= marked[:fit_until] & present[:fit_until]
     before = score_course(champion, course, window_ms, wanted=picked, keep_z=True)
     y = course.label[picked].astype(float)
     if y.sum() < 20:
         reason = "too few normal windows to inject faults into"
         return TrainingResult(champion, artifacts.save(champion), {"windows": windows}, False, reason)
-    forest = gbdt.go_on(champion.forest, before.rows, y, seed=seed, rounds=_ROUNDS)
+    said = np.tile(marked, (1, copies + 1))[picked]  # what a user says of a window is beyond doubt
+    trust = np.where(said, 1.0, len(y) / (len(y) + _PRIOR_ROWS))
+    forest = gbdt.go_on(champion.forest, before.rows, y, trust, seed=seed, rounds=_ROUNDS)
     lstm = _train_lstm(champion.lstm, course, before, fit_until, seed)
     made_of = f"{champion.version}|{seed}|{trained_at_ms}|{forest.text}"
     version = hashlib.sha256(made_of.encode()).hexdigest()[:12]
     challenger = replace(champion, version=version, forest=forest, lstm=lstm)
     after = score_course(challenger, course, window_ms)
     weigh = slice(fit_until, weigh_until)
-    share, _ = judgement.weigh(after.inputs[weigh], course.label[weigh], course.present[weigh])
-    weights = judgement.mixed(share)
-    fitted = judgement.recalibrate(challenger.calibration, weights, after, before, course, champion, weigh)
-    challenger = replace(challenger, calibration=fitted)
+    challenger = replace(
+        challenger, calibration=judgement.recalibrate(champion.calibration, after, before, course, weigh)
+    )
     rest = slice(weigh_until, len(start_ms))
     figures, promoted, reason = judgement.compare(
         course, before.inputs[rest], after.inputs[rest], champion, challenger, rest
@@ -317,7 +324,6 @@ def train(
     figures |= {
         "windows": int(present.sum()),
         "series": len(names),
-        "lstm_share": share,
         "patience": float(horizons(window_ms)[2]),
     }
     challenger = replace(

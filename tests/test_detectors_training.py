@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from detectors import artifacts, faults
+from detectors import artifacts, faults, gbdt, judgement
 from detectors.ensemble import Ensemble
+from detectors.features import N_FEATURES
 from detectors.training import SeriesHistory, TrainingResult, train
 from tests.detector_windows import WINDOW_MS, batch, slow_down, windows
 
@@ -121,3 +122,30 @@ def test_injected_faults_change_only_what_they_say() -> None:
     np.testing.assert_array_equal(changed_counts[~inside], counts[~inside])
     shares = changed_values[:, 1]
     assert ((shares >= 0) & (shares <= 1) | np.isnan(shares)).all() and (changed_counts >= 0).all()
+
+
+def test_rows_without_trust_hold_the_forest_and_trusted_rows_move_it(champion: Ensemble) -> None:
+    rng = np.random.default_rng(5)
+    x = rng.normal(0, 1.5, (600, N_FEATURES)).astype(np.float32)
+    x[:60, 0] += 9.0
+    before = champion.forest.logit(x)
+    against = (before < 0).astype(float)  # the opposite of what the forest says
+    held = gbdt.go_on(champion.forest, x, against, np.zeros(600), seed=1, rounds=40)
+    assert np.abs(held.logit(x) - before).max() < 1e-3
+    trust = np.zeros(600)
+    trust[:60] = 1.0
+    moved = gbdt.go_on(champion.forest, x, against, trust, seed=1, rounds=40).logit(x) - before
+    assert (moved[:60] * np.where(against[:60] > 0, 1, -1)).mean() > 5 * np.abs(moved[60:]).mean() > 0
+
+
+def test_a_gain_in_few_series_is_no_reason_to_promote() -> None:
+    rng = np.random.default_rng(6)
+    label = np.zeros((400, 8), np.int8)
+    label[200:220] = 1
+    old = rng.normal(0, 1, label.shape) + 2.0 * (label == 1)
+    lucky = old.copy()
+    lucky[200:220, 0] += 9.0
+    everywhere = old + 2.0 * (label == 1)
+    use = np.ones(label.shape, bool)
+    assert judgement.share_of_gains(old, everywhere, label, use) == 1.0
+    assert judgement.share_of_gains(old, lucky, label, use) < 0.9
