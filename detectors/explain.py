@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 
@@ -27,6 +28,7 @@ _SUMMARY = features.summary_families()
 _TARGETS = [published_name(c) for c in CHANNELS]
 _KEEP = 5
 _BAND = 2.0  # standard deviations on either side
+_INSIDE = 0.2  # how much a feature weighs that lies in its own band: internal statistics may speak through it
 
 
 def expected_band(row: Float32, slot: int, n: float, hour: int) -> tuple[float, float, float] | None:
@@ -80,13 +82,10 @@ def explain(
     contributions: Float64, z: Float64, row: Float32, hour: int, values: Float64, counts: Float64,
     metrics: dict[str, tuple[float, float]], slots: dict[int, str],
 ) -> tuple[Contribution, ...]:  # fmt: skip
-    """The reasons of one anomalous row, best first; shares sum to 1."""
-    weights = weigh(contributions, z, slots)
-    ranked = sorted(weights.items(), key=lambda item: (-item[1], item[0]))[:_KEEP]
-    total = sum(weight for _, weight in ranked) or 1.0
+    """The reasons of one anomalous row, shares sum to 1; what lies outside its band before the rest."""
     slot_of = {METRIC_PREFIX + name: N_CHANNELS + slot for slot, name in slots.items()}
     reasons = []
-    for name, weight in ranked:
+    for name, weight in weigh(contributions, z, slots).items():
         if name in slot_of:
             slot = slot_of[name]
             observed, n = metrics.get(name[len(METRIC_PREFIX) :], (float("nan"), 0.0))
@@ -97,5 +96,9 @@ def explain(
             continue
         expected, low, high = expected_band(row, slot, n, hour) or (None, None, None)
         seen = observed if np.isfinite(observed) else None
-        reasons.append(Contribution(name, seen, expected, low, high, weight / total))
-    return tuple(reasons)
+        if low is None or high is None or seen is None or low <= seen <= high:
+            weight *= _INSIDE
+        reasons.append(Contribution(name, seen, expected, low, high, weight))
+    reasons.sort(key=lambda reason: (-reason.contribution, reason.feature))
+    total = sum(reason.contribution for reason in reasons[:_KEEP]) or 1.0
+    return tuple(replace(reason, contribution=reason.contribution / total) for reason in reasons[:_KEEP])

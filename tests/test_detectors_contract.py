@@ -11,7 +11,7 @@ from detectors.ensemble import Ensemble
 from detectors.layout import MU, WIDTH
 from detectors.state import SeriesStates
 from detectors.types import FEATURES, STATISTIC_INDEX, STATISTICS, Float64, ScoreBatch, WindowBatch
-from tests.detector_windows import WINDOW_MS, batch, slow_down, windows
+from tests.detector_windows import WINDOW_MS, batch, scale, slow_down, windows
 
 _I = STATISTIC_INDEX
 
@@ -180,6 +180,17 @@ def test_a_slowdown_is_found_quickly_and_named(ensemble: Ensemble) -> None:
     named = next(c for c in reasons if c.feature.startswith("latency"))
     assert named.observed is not None and named.low is not None and named.high is not None
     assert named.low <= named.expected <= named.high < named.observed
+
+
+def test_what_lies_outside_its_band_is_named_before_what_does_not(ensemble: Ensemble) -> None:
+    """A slow tail shows in internal statistics too; they must not speak through what looks usual."""
+    values, counts = _services(12, 1_000, m=1)
+    scale(values[:, 0], slice(900, 960), ("latency_p99_ms", "latency_max_ms", "ttft_p95_ms"), 6.0)
+    found = _run(ensemble, values, counts)
+    reasons = next(found[t].explanations[0] for t in range(900, 960) if found[t].is_anomalous[0])
+    first = reasons[0]
+    assert first.feature in {"latency_p99_ms", "ttft_p95_ms"}
+    assert first.observed is not None and first.high is not None and first.observed > first.high
 
 
 def test_an_incident_does_not_poison_the_baseline(ensemble: Ensemble) -> None:
