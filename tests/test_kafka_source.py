@@ -319,6 +319,23 @@ def test_half_a_gigabyte_in_a_small_batch_is_named_and_stepped_over(
     source.close()
 
 
+def test_what_lies_between_two_bombs_of_many_messages_is_read(broker: services.Broker) -> None:
+    topic = services.create_topic(broker.bootstrap)
+    whole = {"linger_ms": 5_000, "batch_size": 1 << 27, "max_request_size": 1 << 28}
+    for values in ([bytes(24_000_000)] * 3, MESSAGES[:5], [bytes(24_000_000)] * 3, MESSAGES[:4]):
+        services.produce(broker.bootstrap, topic, values, compression_type="zstd", **whole)
+    source = KafkaSource(kafka_settings(broker.bootstrap, topic))
+    partition = assigned(source)
+    source.start(partition, 0)
+    events = until(source, lambda es: len(messages(es)) >= 9, timeout_s=60)
+    assert [e for e in events if isinstance(e, Undecodable)] == [
+        Undecodable(partition, 0, 3, "compression_bomb"),
+        Undecodable(partition, 8, 11, "compression_bomb"),
+    ]
+    assert messages(events) == [*enumerate(MESSAGES[:5], 3), *enumerate(MESSAGES[:4], 11)]
+    source.close()
+
+
 class Peak:
     """The largest memory of this process while it is entered."""
 

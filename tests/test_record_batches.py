@@ -19,7 +19,7 @@ from kafka.record.memory_records import MemoryRecordsBuilder
 
 from monitor import metrics
 from monitor.sources import decompression, readers
-from monitor.sources.record_batches import Budget, CompressionBombError, CorruptBatchError, RecordBatches
+from monitor.sources.record_batches import Budget, CorruptBatchError, RecordBatches, UnreadableBatchError
 
 TP = TopicPartition("t", 0)
 NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
@@ -166,20 +166,55 @@ def test_a_flipped_byte_is_never_handed_out(messages: list[Message], at: int, fl
     assert part.next_fetch_offset == 1
 
 
-def test_records_that_do_not_fit_their_batch_are_refused() -> None:
-    data = bytearray(batch_of(0, [(None, b"abc", [])]))
-    struct.pack_into(">i", data, 57, 2)  # one record, says two
+def lying(base: int, messages: Sequence[Message]) -> bytes:
+    """A batch with a right checksum that says it holds one record more than it does."""
+    data = bytearray(batch_of(base, messages))
+    struct.pack_into(">i", data, 57, len(messages) + 1)
     struct.pack_into(">I", data, 17, crc32c.crc32c(bytes(data[21:])))
-    with pytest.raises(CorruptBatchError):
-        ours(bytes(data))
+    return bytes(data)
+
+
+def test_records_that_do_not_fit_their_batch_are_refused_and_no_others() -> None:
+    """What stands in the same response before the batch and behind it can be read."""
+    good = [batch_of(base, [(None, b"good-%d" % base, [])] * 3) for base in (0, 3, 8)]
+    data = good[0] + good[1] + lying(6, [(None, b"abc" * 9, [])] * 2) + good[2]
+    part = RecordBatches(Budget(100), 0, TP, MemoryRecords(data))
+    assert [int(o) for b in part.take() for o in b.offsets] == [0, 1, 2, 3, 4, 5]
+    for _ in range(2):
+        with pytest.raises(UnreadableBatchError) as raised:
+            part.take()
+        error = raised.value
+        assert (error.first, error.end, error.reason) == (6, 8, "corrupt_batch")
+    assert part.next_fetch_offset == 6
+    assert ours(data[-len(good[2]) :], 8)[0] == [(8 + i, b"good-8") for i in range(3)]
 
 
 @pytest.mark.parametrize("codec", [GZIP, SNAPPY, LZ4, ZSTD])
 def test_unpacking_is_bounded(codec: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bomb of two messages is named with its offsets, and nothing between two bombs with them."""
     monkeypatch.setattr(decompression, "MAX_BATCH_BYTES", 1 << 16)
     assert len(ours(batch_of(0, [(None, bytes(50_000), [])], codec=codec))[0]) == 1
-    with pytest.raises(CompressionBombError):
-        ours(batch_of(0, [(None, bytes(100_000), [])], codec=codec))
+    bombs = [batch_of(base, [(None, bytes(50_000), [])] * 2, codec=codec) for base in (0, 3)]
+    data = bombs[0] + batch_of(2, [(None, b"between", [])], codec=codec) + bombs[1]
+    for start, expected in ((0, (0, 2)), (1, (0, 2)), (3, (3, 5)), (4, (3, 5))):
+        with pytest.raises(UnreadableBatchError) as raised:
+            ours(data[0 if start < 3 else len(data) - len(bombs[1]) :], start)
+        assert (raised.value.first, raised.value.end) == expected
+        assert raised.value.reason == "compression_bomb"
+    part = RecordBatches(Budget(1), 2, TP, MemoryRecords(data[len(bombs[0]) :]))
+    assert [b.value(0) for b in part.take()] == [b"between"]
+
+
+@pytest.mark.parametrize("place", ["delta", "content"])
+def test_a_wrong_checksum_names_its_offsets_where_the_next_batch_agrees(place: str) -> None:
+    bad = bytearray(batch_of(4, [(None, b"abc", [])] * 3))
+    bad[26 if place == "delta" else 70] ^= 1  # the last offset delta, or a record
+    data = bytes(bad) + batch_of(7, [(None, b"behind", [])])
+    part = RecordBatches(Budget(100), 4, TP, MemoryRecords(data))
+    with pytest.raises(UnreadableBatchError if place == "content" else CorruptBatchError) as raised:
+        part.take()
+    if isinstance(raised.value, UnreadableBatchError):
+        assert (raised.value.first, raised.value.end) == (4, 7)
 
 
 def test_an_untested_client_is_read_by_its_public_poll(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ from monitor.sources.kafka_client import (
 from monitor.sources.listener import Listener, partition_of
 from monitor.sources.probe import unreadable_range
 from monitor.sources.readers import make_reader
+from monitor.sources.record_batches import UnreadableBatchError
 
 log = structlog.get_logger(__name__)
 
@@ -109,6 +110,8 @@ class KafkaSource:
             self._went_away(error, deadline_s)
         except SourceError:  # a setting that waiting does not mend
             raise
+        except UnreadableBatchError as error:
+            events += self._pass_by(error)
         except Exception as error:
             events += self._recover(error)
         before = self._drain_callbacks()
@@ -196,6 +199,20 @@ class KafkaSource:
             else:
                 self._begin(partition, owned, offset)
         return gaps
+
+    def _pass_by(self, error: UnreadableBatchError) -> list[Event]:
+        """A batch that says itself where it begins and ends: nothing before or behind it is lost with it."""
+        metrics.SOURCE_ERRORS.labels(kind="poll").inc()
+        log.warning("source.unreadable_batch", error=repr(error.__cause__)[:500], offsets=str(error))
+        self._seek_back()
+        owned = self._owned.get(error.partition)
+        if owned is None or not owned.started or owned.from_configured_start or owned.position >= error.end:
+            return []
+        first = max(error.first, owned.position)
+        event = Undecodable(error.partition, first, error.end, error.reason)
+        self._unreadable.setdefault(error.partition, []).append(event)
+        self._begin(error.partition, owned, error.end)
+        return [event]
 
     def _recover(self, error: Exception) -> list[Event]:
         """An exception nobody expects from a poll: find the batch at fault, or begin with a new consumer."""

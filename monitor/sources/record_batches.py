@@ -44,6 +44,14 @@ class CorruptBatchError(Exception):
     """A batch whose checksum or structure is wrong."""
 
 
+class UnreadableBatchError(Exception):
+    """The batch that holds the offsets from `first` up to, not including, `end` cannot be read: `reason`."""
+
+    def __init__(self, partition: Partition, first: int, end: int, reason: str) -> None:
+        super().__init__(f"{partition} from {first} up to {end}: {reason}")
+        self.partition, self.first, self.end, self.reason = partition, first, end, reason
+
+
 @dataclass(slots=True)
 class Budget:
     """How many records the caller still wants; shared by all responses of one consumer."""
@@ -67,8 +75,9 @@ class _Batch(NamedTuple):
 class RecordBatches:
     """One partition's part of a fetch response, handed out as RawBatch of at most `budget.rows` records.
 
-    Keeps to what kafka-python's fetcher asks of its own class. Raises CorruptBatchError,
-    CompressionBombError and the errors of the codecs from `take`, again and again for the same batch.
+    Keeps to what kafka-python's fetcher asks of its own class. What cannot be read raises from `take`, again
+    and again for the same batch: UnreadableBatchError where its header can be believed, otherwise
+    CorruptBatchError and whatever the codecs raise.
     """
 
     def __init__(
@@ -175,6 +184,7 @@ class RecordBatches:
         """Whole batches of one kind (as they are, or unpacked) until there are enough records."""
         pieces: list[Any] = []
         places: list[tuple[int, int, int, int]] = []  # base offset, records, start, end
+        origins: list[tuple[int, int]] = []  # (start, end) in the response
         rows = size = 0
         packed: bool | None = None
         while rows < self._budget.rows and size < CHUNK_BYTES and (place := self._peek()) is not None:
@@ -191,21 +201,23 @@ class RecordBatches:
                     piece = self._unpacked(codec, start, end)
                     pieces.append(piece)
                     start, end = size, size + len(piece)
-            except Exception:
+                if wanted and not 0 <= batch.records <= (end - start) // MIN_RECORD_BYTES:
+                    raise CorruptBatchError(f"{self._partition} at {batch.base_offset}: impossible count")
+            except Exception as error:
                 if rows:
                     break  # what stands before it goes out first
+                self._name(*place, error)
                 raise
             if wanted:
-                if not 0 <= batch.records <= (end - start) // MIN_RECORD_BYTES:
-                    raise CorruptBatchError(f"{self._partition} at {batch.base_offset}: impossible count")
                 packed = codec > 0
                 places.append((batch.base_offset, batch.records, start, end))
+                origins.append(place)
                 rows, size = rows + batch.records, size + end - start
             self._step_over(batch)
         if not rows:
             return None
         buffer = memoryview(b"".join(pieces)) if packed else self._data
-        return self._cut_out(buffer, places, rows)
+        return self._cut_out(buffer, places, origins)
 
     def _step_over(self, batch: _Batch) -> None:
         """The batch is accounted for; transactions that it ends or belongs to are remembered."""
@@ -249,20 +261,63 @@ class RecordBatches:
         return DECOMPRESS[codec](self._data[start:end])
 
     def _cut_out(
-        self, buffer: memoryview, places: list[tuple[int, int, int, int]], rows: int
+        self, buffer: memoryview, places: list[tuple[int, int, int, int]], origins: list[tuple[int, int]]
     ) -> RawBatch | None:
+        """The records of whole batches; where one does not hold what it says, of those before it."""
         from monitor.sources.cutting import cut_out
 
+        rows = sum(records for _, records, _, _ in places)
         offsets, starts, ends = (np.empty(rows, np.int64) for _ in range(3))
         data, batches = np.frombuffer(buffer, np.uint8), np.array(places, np.int64)
         kept = cut_out(data, batches, self.fetch_offset, offsets, starts, ends)
         if kept < 0:
-            raise CorruptBatchError(f"{self._partition} at {places[-kept - 1][0]}: records do not fit")
+            bad = -kept - 1
+            self._at, self.next_fetch_offset = origins[bad][0], max(places[bad][0], self.fetch_offset)
+            if bad:
+                return self._cut_out(buffer, places[:bad], origins[:bad])
+            error = CorruptBatchError(f"{self._partition} at {places[bad][0]}: records do not fit")
+            self._name(*origins[bad], error)
+            raise error
         if kept == 0:
             return None
         return RawBatch(
             self._partition, offsets[:kept], buffer, starts[:kept], ends[:kept], self.next_fetch_offset
         )
 
+    def _name(self, start: int, end: int, error: Exception) -> None:
+        """Raise UnreadableBatchError if the header of the batch can be believed.
 
-__all__ = ["Budget", "CompressionBombError", "CorruptBatchError", "RecordBatches"]
+        It can where its checksum is right, and where the batch behind it is sound and begins at its end.
+        """
+        found = self._extent(start, end)
+        if found is None:
+            return
+        (first, until), sound = found
+        if not sound:
+            behind = None
+            if end + HEADER.size <= len(self._data):
+                (length,) = struct.unpack_from(">i", self._data, end + 8)
+                behind = self._extent(end, min(end + OVERHEAD + max(length, 0), len(self._data)))
+            if behind is None or not behind[1] or behind[0][0] != until:
+                return
+        reason = "compression_bomb" if isinstance(error, CompressionBombError) else "corrupt_batch"
+        raise UnreadableBatchError(self._partition, first, until, reason) from error
+
+    def _extent(self, start: int, end: int) -> tuple[tuple[int, int], bool] | None:
+        """(offsets that a header claims, is its checksum right); None if there is no such header."""
+        if end - start < HEADER.size or self._data[start + 16] != 2:
+            return None
+        base_offset, _, _, _, crc, _, last_delta, *_ = HEADER.unpack_from(self._data, start)
+        if base_offset < 0 or last_delta < 0:
+            return None
+        sound = crc32c.crc32c(self._data[start + CRC_FROM : end]) == crc
+        return (base_offset, base_offset + last_delta + 1), sound
+
+
+__all__ = [
+    "Budget",
+    "CompressionBombError",
+    "CorruptBatchError",
+    "RecordBatches",
+    "UnreadableBatchError",
+]
