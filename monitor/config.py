@@ -29,8 +29,10 @@ class SourceSettings(_Section):
     bootstrap_servers: str = Field("localhost:9092", description="Kafka brokers, comma separated host:port")
     topics: list[str] = Field(["inference-logs"], min_length=1, description="Kafka topics to read")
     group_id: str = Field("inferwatch", min_length=1, description="Kafka consumer group of the fleet")
-    reader: Literal["batches", "poll"] = Field(
-        "batches", description="how Kafka is read: whole record batches, or the client's public poll"
+    reader: Literal["batches", "poll", "confluent"] = Field(
+        "batches",
+        description="how Kafka is read: whole record batches, the client's public poll, or librdkafka "
+        "(the `confluent` extra)",
     )
     start: Literal["earliest", "latest"] = Field(
         "earliest", description="where to begin in a partition that was never read before"

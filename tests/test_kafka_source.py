@@ -14,15 +14,18 @@ from pathlib import Path
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 
-from monitor.errors import SourceError
+from monitor.errors import ConfigError, SourceError
 from monitor.sources.base import Assigned, Gap, Partition, RawBatch, Revoked, Undecodable
-from monitor.sources.kafka import KafkaSource
 from monitor.sources.opening import kafka_source
 from tests import services
 from tests.test_sources import MESSAGES, assigned, kafka_settings, messages, read, until
 
 # kafka-python leaves sockets of failed connections to the garbage collector.
 pytestmark = [pytest.mark.kafka, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+
+
+READERS = pytest.mark.parametrize("reader", ["batches", "poll", "confluent"])
+CLIENTS = pytest.mark.parametrize("reader", ["batches", "confluent"])
 
 
 @pytest.fixture(autouse=True)
@@ -46,13 +49,14 @@ def delete_records(bootstrap: str, topic: str, before: int) -> None:
     admin.close()
 
 
+@CLIENTS
 def test_what_retention_deleted_is_a_gap_of_exact_size(
-    kafka_bootstrap: str, kafka_topic: Callable[..., str]
+    kafka_bootstrap: str, kafka_topic: Callable[..., str], reader: str
 ) -> None:
     topic = kafka_topic()
     services.produce(kafka_bootstrap, topic, MESSAGES)
     delete_records(kafka_bootstrap, topic, 37)
-    source = KafkaSource(kafka_settings(kafka_bootstrap, topic))
+    source = kafka_source(kafka_settings(kafka_bootstrap, topic, reader=reader))
     partition = assigned(source)
     source.start(partition, 5)
     events = until(source, lambda es: len(messages(es)) == 163)
@@ -63,21 +67,23 @@ def test_what_retention_deleted_is_a_gap_of_exact_size(
     source.close()
 
 
+@CLIENTS
 def test_an_offset_beyond_the_end_is_an_error_not_a_rewind(
-    kafka_bootstrap: str, kafka_topic: Callable[..., str]
+    kafka_bootstrap: str, kafka_topic: Callable[..., str], reader: str
 ) -> None:
     topic = kafka_topic()
-    source = KafkaSource(kafka_settings(kafka_bootstrap, topic))
+    source = kafka_source(kafka_settings(kafka_bootstrap, topic, reader=reader))
     source.start(assigned(source), 1_000)
     with pytest.raises(SourceError, match="truncated or made anew"):
         until(source, lambda es: False, timeout_s=20)
     source.close()
 
 
-def test_latest_begins_at_the_end(kafka_bootstrap: str, kafka_topic: Callable[..., str]) -> None:
+@CLIENTS
+def test_latest_begins_at_the_end(kafka_bootstrap: str, kafka_topic: Callable[..., str], reader: str) -> None:
     topic = kafka_topic()
     services.produce(kafka_bootstrap, topic, [b"old"])
-    source = KafkaSource(kafka_settings(kafka_bootstrap, topic, start="latest"))
+    source = kafka_source(kafka_settings(kafka_bootstrap, topic, start="latest", reader=reader))
     partition = assigned(source)
     source.start(partition, None)
     until(source, lambda es: partition in source.progress())
@@ -86,14 +92,19 @@ def test_latest_begins_at_the_end(kafka_bootstrap: str, kafka_topic: Callable[..
     source.close()
 
 
+@pytest.mark.parametrize("reader", ["batches", "confluent", "batches then confluent"])
 def test_a_rebalance_hands_partitions_over_parked_and_loses_nothing(
-    kafka_bootstrap: str, kafka_topic: Callable[..., str]
+    kafka_bootstrap: str, kafka_topic: Callable[..., str], reader: str
 ) -> None:
     topic = kafka_topic(partitions=2)
     for number in range(2):
         services.produce(kafka_bootstrap, topic, MESSAGES, partition=number)
-    settings = kafka_settings(kafka_bootstrap, topic, session_timeout_s=6.0)
-    members = [KafkaSource(settings)]
+    first, _, second = reader.partition(" then ")
+    settings = [
+        kafka_settings(kafka_bootstrap, topic, session_timeout_s=6.0, reader=name)
+        for name in (first, second or first)
+    ]
+    members = [kafka_source(settings[0])]
     owners: dict[Partition, int] = {}
     next_offset = {Partition(topic, n): 0 for n in range(2)}
     seen: dict[Partition, list[int]] = {p: [] for p in next_offset}
@@ -102,7 +113,7 @@ def test_a_rebalance_hands_partitions_over_parked_and_loses_nothing(
     while len(set(owners.values())) < 2 or any(len(offsets) < 400 for offsets in seen.values()):
         assert time.monotonic() < deadline, (owners, {p: len(o) for p, o in seen.items()})
         if len(owners) == 2 and len(members) == 1:
-            members.append(KafkaSource(settings))
+            members.append(kafka_source(settings[1]))
         for number, member in enumerate(members):
             for event in member.poll(0.1, 16):
                 if isinstance(event, Assigned):
@@ -123,10 +134,11 @@ def test_a_rebalance_hands_partitions_over_parked_and_loses_nothing(
         member.close()
 
 
-def test_a_killed_broker_comes_back_and_reading_goes_on(broker: services.Broker) -> None:
+@CLIENTS
+def test_a_killed_broker_comes_back_and_reading_goes_on(broker: services.Broker, reader: str) -> None:
     topic = services.create_topic(broker.bootstrap)
     services.produce(broker.bootstrap, topic, MESSAGES)
-    source = KafkaSource(kafka_settings(broker.bootstrap, topic))
+    source = kafka_source(kafka_settings(broker.bootstrap, topic, reader=reader))
     source.start(assigned(source), 0)
     assert len(read(source, 200)) == 200
     broker.kill()
@@ -149,15 +161,13 @@ def test_a_killed_broker_comes_back_and_reading_goes_on(broker: services.Broker)
     assert time.monotonic() - begun < 5
 
 
-def test_a_broker_that_is_not_there_yet_is_waited_for() -> None:
+@CLIENTS
+def test_a_broker_that_is_not_there_yet_is_waited_for(reader: str) -> None:
     (port,) = services.free_ports(1)
-    source = KafkaSource(kafka_settings(f"127.0.0.1:{port}", "none"))
+    source = kafka_source(kafka_settings(f"127.0.0.1:{port}", "none", reader=reader))
     assert source.poll(0.1) == []
     assert source.poll(0.1) == []
     source.close()
-
-
-READERS = pytest.mark.parametrize("reader", ["batches", "poll"])
 
 
 @READERS
@@ -223,7 +233,7 @@ def test_holes_that_compaction_left(broker: services.Broker) -> None:
         assert time.monotonic() < deadline, found
         time.sleep(0.5)
         end = services.produce(broker.bootstrap, topic, [b"tick"])[0]
-        for reader in ("batches", "poll"):
+        for reader in ("batches", "poll", "confluent"):
             group = f"{reader}{end}"
             source = kafka_source(kafka_settings(broker.bootstrap, topic, reader=reader, group_id=group))
             source.start(assigned(source), 0)
@@ -232,6 +242,28 @@ def test_holes_that_compaction_left(broker: services.Broker) -> None:
             source.close()
     assert found["batches"][-1] == (end, b"tick")
     assert found["poll"][0][0] < 50 or found["poll"] == found["batches"]
+
+
+def test_every_reader_tells_the_same_of_a_topic(
+    kafka_bootstrap: str, kafka_topic: Callable[..., str]
+) -> None:
+    """A fleet that changes the reader must not find that its topic was made anew."""
+    topic = kafka_topic()
+    told = []
+    for reader in ("batches", "confluent"):
+        source = kafka_source(kafka_settings(kafka_bootstrap, topic, reader=reader))
+        events = until(source, lambda es: any(isinstance(e, Assigned) for e in es))
+        told += [(e.topic_id, e.partitions) for e in events if isinstance(e, Assigned)]
+        source.close()
+    assert told[0] == told[1] and told[0][0] is not None and told[0][1] == 1
+
+
+def test_without_the_extra_the_setting_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "confluent_kafka", None)
+    for name in ("monitor.sources.confluent", "monitor.sources.confluent_client"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(ConfigError, match="confluent"):
+        kafka_source(kafka_settings("127.0.0.1:1", "none", reader="confluent"))
 
 
 def corrupt(directory: Path, topic: str, needle: bytes) -> None:
@@ -250,7 +282,7 @@ def test_a_corrupt_batch_is_stepped_over_and_named_again_on_the_way_back(broker:
     broker.stop_process()
     corrupt(broker.directory, topic, b"doomed-3")
     broker.start()
-    source = KafkaSource(kafka_settings(broker.bootstrap, topic))
+    source = kafka_source(kafka_settings(broker.bootstrap, topic))
     partition = assigned(source)
     for _ in range(2):
         source.start(partition, 0)
@@ -262,7 +294,8 @@ def test_a_corrupt_batch_is_stepped_over_and_named_again_on_the_way_back(broker:
     source.close()
 
 
-def test_what_lies_between_two_corrupt_batches_is_read(broker: services.Broker) -> None:
+@CLIENTS
+def test_what_lies_between_two_corrupt_batches_is_read(broker: services.Broker, reader: str) -> None:
     """The steps that look for the end of the first one, doubling, come down on the second."""
     topic = services.create_topic(broker.bootstrap)
     for name, count in ((b"first", 20), (b"good", 6), (b"second", 20), (b"last", 5)):
@@ -272,15 +305,16 @@ def test_what_lies_between_two_corrupt_batches_is_read(broker: services.Broker) 
     for needle in (b"first-3", b"second-3"):
         corrupt(broker.directory, topic, needle)
     broker.start()
-    source = KafkaSource(kafka_settings(broker.bootstrap, topic))
+    source = kafka_source(kafka_settings(broker.bootstrap, topic, reader=reader))
     partition = assigned(source)
-    source.start(partition, 0)
-    events = until(source, lambda es: len(messages(es)) >= 11, timeout_s=60)
-    assert [e for e in events if isinstance(e, Undecodable)] == [
-        Undecodable(partition, 0, 20, "corrupt_batch"),
-        Undecodable(partition, 26, 46, "corrupt_batch"),
-    ]
-    assert [o for o, _ in messages(events)] == [*range(20, 26), *range(46, 51)]
+    for _ in range(2):
+        source.start(partition, 0)
+        events = until(source, lambda es: len(messages(es)) >= 11, timeout_s=60)
+        assert [e for e in events if isinstance(e, Undecodable)] == [
+            Undecodable(partition, 0, 20, "corrupt_batch"),
+            Undecodable(partition, 26, 46, "corrupt_batch"),
+        ]
+        assert [o for o, _ in messages(events)] == [*range(20, 26), *range(46, 51)]
     source.close()
 
 
@@ -289,9 +323,11 @@ def memory_mb() -> float:
         return int(handle.read().split()[1]) * resource.getpagesize() / 2**20
 
 
-@pytest.mark.parametrize("codec", ["gzip", "zstd"])
+@pytest.mark.parametrize(
+    ("codec", "reader"), [("gzip", "batches"), ("zstd", "batches"), ("zstd", "confluent")]
+)  # librdkafka bounds no other codec: docs/performance.md
 def test_half_a_gigabyte_in_a_small_batch_is_named_and_stepped_over(
-    broker: services.Broker, codec: str
+    broker: services.Broker, codec: str, reader: str
 ) -> None:
     topic = services.create_topic(broker.bootstrap)
     services.produce(broker.bootstrap, topic, MESSAGES[:20])
@@ -304,7 +340,7 @@ def test_half_a_gigabyte_in_a_small_batch_is_named_and_stepped_over(
     command = [sys.executable, "-c", make_bomb, broker.bootstrap, topic, codec]
     subprocess.run(command, check=True, timeout=180)
     services.produce(broker.bootstrap, topic, MESSAGES[:20])
-    source = KafkaSource(kafka_settings(broker.bootstrap, topic))
+    source = kafka_source(kafka_settings(broker.bootstrap, topic, reader=reader))
     partition = assigned(source)
     before_mb = memory_mb()
     peak = Peak()

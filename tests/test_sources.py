@@ -31,7 +31,9 @@ class Make(Protocol):
     def __call__(self, values: list[bytes | None], **settings: object) -> Source: ...
 
 
-KAFKA = [pytest.param(f"kafka {reader}", marks=pytest.mark.kafka) for reader in ("batches", "poll")]
+KAFKA = [
+    pytest.param(f"kafka {reader}", marks=pytest.mark.kafka) for reader in ("batches", "poll", "confluent")
+]
 
 
 @pytest.fixture(params=["memory", "file", *KAFKA])

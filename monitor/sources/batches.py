@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 
@@ -19,14 +20,20 @@ def pack(
 
     `next_offset` defaults to the last offset plus one; without messages it must be given.
     """
-    present = np.fromiter((value is not None for value in values), np.bool_, len(values))
-    lengths = np.fromiter((len(value) if value else 0 for value in values), np.int64, len(values))
+    count = len(values)
+    if None in values:
+        absent = np.fromiter((value is None for value in values), np.bool_, count)
+        filled: Sequence[bytes] = [value or b"" for value in values]
+    else:
+        absent, filled = None, cast(Sequence[bytes], values)
+    lengths = np.fromiter(map(len, filled), np.int64, count)
     ends = np.cumsum(lengths)
-    starts = np.where(present, ends - lengths, -1)
+    starts = ends - lengths
+    if absent is not None:
+        starts[absent] = -1
     if next_offset is None:
         next_offset = offsets[-1] + 1
-    buffer = b"".join([value for value in values if value])
-    return RawBatch(partition, np.array(offsets, np.int64), buffer, starts, ends, next_offset)
+    return RawBatch(partition, np.array(offsets, np.int64), b"".join(filled), starts, ends, next_offset)
 
 
 def cut(batch: RawBatch, first: int, end: int) -> RawBatch:

@@ -46,7 +46,7 @@ def _assigned(consumer: Any, tp: Any) -> Assigned:
         cluster = consumer._client.cluster
         found = cluster.topic_id(tp.topic)
         topic_id = None if found is None else str(found)
-        epoch = cluster.leader_epoch_forpartition_of(tp)
+        epoch = cluster.leader_epoch_for_partition(tp)
         leader_epoch = None if epoch is None or epoch < 0 else int(epoch)
         partitions = len(cluster.partitions_for_topic(tp.topic) or ()) or None
     return Assigned(partition_of(tp), topic_id, leader_epoch, partitions)
