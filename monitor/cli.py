@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from typing import Annotated
 
@@ -44,6 +45,15 @@ COMMANDS: dict[str, str] = {
 """Command -> its module in monitor.commands. A function there has the command's name, a group NAME_app."""
 
 
+READING = frozenset(
+    (
+        *("alerts", "windows", "series", "incidents list", "incidents show"),
+        *("deliveries list", "models list", "models show", "models drift", "silences list"),
+    )
+)
+"""Commands that only look: their arguments are bound without building a parser, where they are plain."""
+
+
 def build_app(only: str | None = None) -> typer.Typer:
     """The application with all commands, or with just the one named `only` if it exists."""
     app = typer.Typer(
@@ -60,6 +70,40 @@ def build_app(only: str | None = None) -> typer.Typer:
         else:
             app.command(name)(getattr(module, name))
     return app
+
+
+def command_function(name: str) -> Callable[..., None]:
+    """What stands behind a command such as "alerts" or "incidents list"."""
+    command, _, sub = name.partition(" ")
+    module = import_module(f"monitor.commands.{COMMANDS[command]}")
+    if not sub:
+        function: Callable[..., None] = getattr(module, command)
+        return function
+    app: typer.Typer = getattr(module, f"{command}_app")
+    (found,) = (each.callback for each in app.registered_commands if each.name == sub)
+    assert found is not None
+    return found
+
+
+def run_straight(arguments: list[str]) -> bool:
+    """Run a command of READING whose arguments are plain; False = nothing has happened, ask typer."""
+    for length in (1, 2):
+        name = " ".join(arguments[:length])
+        if name in READING:
+            break
+    else:
+        return False
+    from monitor.straight import bind
+
+    function = command_function(name)
+    bound = bind(function, arguments[length:])
+    if bound is None:
+        return False
+    try:
+        function(**bound)
+    except typer.BadParameter:  # before anything was printed; typer says which option and shows the usage
+        return False
+    return True
 
 
 def _print_version(wanted: bool) -> None:
@@ -82,7 +126,9 @@ def main() -> None:
     """Entry point of the `inferwatch` command."""
     gc.set_threshold(20_000, 20, 20)  # imports make no garbage: looking for it is a tenth of a short command
     try:
-        build_app(sys.argv[1] if len(sys.argv) > 1 else None)(prog_name="inferwatch")
+        arguments = sys.argv[1:]
+        if not run_straight(arguments):
+            build_app(arguments[0] if arguments else None)(prog_name="inferwatch")
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # the reader of the pipe has gone; nothing more can be said
@@ -108,8 +154,9 @@ def exit_code(error: Exception) -> int | None:
             return 78
         if isinstance(error, storage.DatabaseInUse | storage.SchemaTooNew | storage.UnknownIncident):
             return 1
-    database = sys.modules.get("sqlalchemy.exc")
-    return 1 if database is not None and isinstance(error, database.DBAPIError) else None
+    drivers = (("sqlalchemy.exc", "DBAPIError"), ("sqlite3", "Error"), ("psycopg", "Error"))
+    loaded = [getattr(sys.modules[module], name) for module, name in drivers if module in sys.modules]
+    return 1 if isinstance(error, tuple(loaded)) else None
 
 
 def first_line(error: Exception) -> str:

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from storage import history, queries
+from storage import queries
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from storage.queries import Source
 
 Row = Mapping[str, Any]
 WEIGHTS = {"series": 0.25, "place": 0.2, "feature": 0.35, "slice": 0.2}
@@ -90,12 +90,12 @@ def most_similar(
     ]
 
 
-def similar_to(engine: Engine, incident_id: str, limit: int = MOST) -> list[dict[str, Any]]:
+def similar_to(source: Source, incident_id: str, limit: int = MOST) -> list[dict[str, Any]]:
     """Incidents that opened before this one and are like it: [{"score", "shared", "incident"}].
 
     The most alike first, the newer one where two are equally alike; an incident comes with its `labels`.
     What was withdrawn counts on neither side. Empty for an unknown id.
     """
-    found = most_similar(incident_id, *history.earlier(engine, incident_id), limit)
-    shown = queries.with_labels(engine, [row["incident"] for row in found])
+    found = most_similar(incident_id, *queries.earlier(source, incident_id), limit)
+    shown = queries.with_labels(source, [row["incident"] for row in found])
     return [{**row, "incident": incident} for row, incident in zip(found, shown, strict=True)]

@@ -3,88 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
-from sqlalchemy import Engine, desc, select
+from sqlalchemy import Engine, select
 
 from storage import schema, text
 from storage.engine import reading
 from storage.facts import Facts
 from storage.names import FEATURE_COLUMNS
 from storage.schema import table
-from storage.shown import Row, time_of
+from storage.verdicts import KEY, row_of
+from storage.verdicts import DriftRow as DriftRow
+from storage.verdicts import all_verdicts as all_verdicts
 
-FACTS, SERIES, WINDOWS = (
-    table(schema.FactTable),
-    table(schema.SeriesTable),
-    table(schema.WindowTable),
-)
-KEY, AFTER_KEYS = "drift:", "drift;"  # ";" follows ":"
-MAX_SHOWN = 10_000
+SERIES, WINDOWS = table(schema.SeriesTable), table(schema.WindowTable)
 SAMPLED_COLUMNS = (*FEATURE_COLUMNS, "score")
-
-
-@dataclass(frozen=True, slots=True)
-class DriftRow:
-    """One comparison of recent windows with those trained on; spans are [start_ms, end_ms)."""
-
-    checked_at_ms: int
-    drifted: bool
-    reason: str  # "stable" | "drift" | "too_few_windows"
-    index: dict[str, float]  # feature, or "score" -> population stability index, median over the series
-    shifted: list[str]
-    series: int  # compared
-    recent: tuple[int, int]
-    reference: tuple[int, int]
-    trained_at_ms: int | None  # of the training whose windows are the reference; None = the first windows
 
 
 def recall(engine: Engine, checked_at_ms: int) -> DriftRow | None:
     """The verdict of this event time; None = not decided yet."""
     known = Facts(engine).recall(_key(checked_at_ms))
-    return None if known is None else _row(known)
+    return None if known is None else row_of(known)
 
 
 def remember(engine: Engine, row: DriftRow) -> DriftRow:
     """Store a verdict unless one is known; returns the stored one."""
-    return _row(Facts(engine).remember(_key(row.checked_at_ms), text.to_json(asdict(row))))
-
-
-def all_verdicts(engine: Engine, limit: int | None = None) -> list[DriftRow]:
-    """Stored verdicts, newest first."""
-    statement = (
-        select(FACTS.c.value)
-        .where(FACTS.c.key >= KEY, FACTS.c.key < AFTER_KEYS)
-        .order_by(desc(FACTS.c.key))
-        .limit(limit)
-    )
-    with reading(engine) as connection:
-        return [_row(value) for value in connection.execute(statement).scalars()]
-
-
-def shown(row: DriftRow) -> Row:
-    """A verdict as people see it."""
-    return {
-        "checked_at": time_of(row.checked_at_ms),
-        "drifted": row.drifted,
-        "reason": row.reason,
-        "shifted": row.shifted,
-        "index": row.index,
-        "series": row.series,
-        "compared_from": time_of(row.recent[0]),
-        "compared_until": time_of(row.recent[1]),
-        "trained_at": time_of(row.trained_at_ms),
-    }
-
-
-def with_drift(engine: Engine, models: list[Row]) -> list[Row]:
-    """Model versions with the newest comparison with the windows each was trained on; None = none yet."""
-    newest: dict[int | None, DriftRow] = {}
-    for row in reversed(all_verdicts(engine, MAX_SHOWN)):
-        newest[row.trained_at_ms] = row
-    found = {time_of(at_ms): shown(row) for at_ms, row in newest.items() if at_ms is not None}
-    return [{**model, "drift": found.get(model["trained_at"])} for model in models]
+    return row_of(Facts(engine).remember(_key(row.checked_at_ms), text.to_json(asdict(row))))
 
 
 def known_series(engine: Engine, before_ms: int) -> list[tuple[int, str]]:
@@ -120,9 +64,3 @@ def calm_windows(
 
 def _key(checked_at_ms: int) -> str:
     return f"{KEY}{checked_at_ms:016d}"
-
-
-def _row(value: str) -> DriftRow:
-    known = json.loads(value)
-    known["recent"], known["reference"] = tuple(known["recent"]), tuple(known["reference"])
-    return DriftRow(**known)

@@ -28,8 +28,6 @@ ORDERS: dict[str, tuple[Key, ...]] = {
     ),
     "actions": ((ACTIONS.c.id, True),),
 }
-SIMILAR_POOL = 1_000
-"""Earlier incidents that are compared, the newest ones."""
 
 
 def deployments(
@@ -97,34 +95,6 @@ def _step(row: Row) -> Row:
     }
 
 
-def earlier(engine: Engine, incident_id: str) -> tuple[list[Row], list[Row]]:
-    """Up to SIMILAR_POOL incidents that opened before one (newest first), and the alerts of all, its own too.
-
-    Incidents are bare rows of the table; alerts are rows of incident_id, series, model, endpoint,
-    top_features and slices, without the withdrawn ones.
-    """
-    this = select(INCIDENTS.c.opened_at_ms).where(INCIDENTS.c.incident_id == incident_id).scalar_subquery()
-    before = (
-        select(INCIDENTS)
-        .where(INCIDENTS.c.opened_at_ms <= this, INCIDENTS.c.incident_id != incident_id)
-        .order_by(desc(INCIDENTS.c.opened_at_ms), desc(INCIDENTS.c.incident_id))
-        .limit(SIMILAR_POOL)
-    )
-    columns = ("series", "model", "endpoint", "top_features", "slices")
-    with reading(engine) as connection:
-        incidents = rows(connection, before)
-        ids = [incident_id, *(row["incident_id"] for row in incidents)]
-        alerts: list[Row] = []
-        for start in range(0, len(ids), MAX_IDS):
-            alerts += rows(
-                connection,
-                select(LINKS.c.incident_id, *(ALERTS.c[name] for name in columns))
-                .join(ALERTS, ALERTS.c.alert_id == LINKS.c.alert_id)
-                .where(LINKS.c.incident_id.in_(ids[start : start + MAX_IDS]), ALERTS.c.status != "withdrawn"),
-            )
-    return incidents, alerts
-
-
 def newest_change(engine: Engine) -> tuple[int, int, int]:
     """Id of the newest incident event, records of all partitions, newest watermark (ms); 0 without.
 
@@ -147,13 +117,6 @@ def events_after(engine: Engine, event_id: int, limit: int) -> list[Row]:
         .limit(limit)
     )
     return rows(engine, statement)
-
-
-def delivery_totals(engine: Engine) -> dict[str, int]:
-    """How many notifications are in each status."""
-    statement = select(DELIVERIES.c.status, func.count().label("n")).group_by(DELIVERIES.c.status)
-    with reading(engine) as connection:
-        return {str(row.status): int(row.n) for row in connection.execute(statement)}
 
 
 def delivery_states(engine: Engine, limit: int) -> dict[str, tuple[str, int, str]]:

@@ -15,26 +15,23 @@ from sqlalchemy import ColumnElement, Engine, case, desc, func, or_, select
 from storage import schema
 from storage.engine import reading
 from storage.names import FEATURE_COLUMNS, WARM_UP_WINDOWS
-from storage.queries import (
-    ALERTS,
-    DELIVERIES,
-    DELIVERY_COLUMNS,
-    INCIDENTS,
-    LINKS,
-    PARTITIONS,
-    REJECTS,
-    SERIES,
-    SERIES_ROWS,
-    SEVERITY_RANK,
-    WINDOWS,
-    _incident,
-    _labels,
-)
+from storage.queries import DELIVERY_COLUMNS, SERIES_COLUMNS, with_labels
 from storage.schema import table
 from storage.shown import Row
 from storage.shown import rows as rows_of
 
+ALERTS, LINKS = table(schema.AlertTable), table(schema.IncidentAlertTable)
+INCIDENTS, DELIVERIES = table(schema.IncidentTable), table(schema.DeliveryTable)
+PARTITIONS, REJECTS = table(schema.PartitionTable), table(schema.RejectTable)
+SERIES, WINDOWS = table(schema.SeriesTable), table(schema.WindowTable)
 TRAININGS, DISABLED = table(schema.TrainingTable), table(schema.ChannelTable)
+SEVERITY_RANK = case({"critical": 0, "major": 1}, value=INCIDENTS.c.severity, else_=2)
+SERIES_ROWS = select(
+    SERIES.c.name.label("series"),
+    *(SERIES.c[name] for name in SERIES_COLUMNS),
+    *(PARTITIONS.c.topic, PARTITIONS.c.partition),
+).join(PARTITIONS, PARTITIONS.c.id == SERIES.c.partition_id)
+DELIVERY = tuple(DELIVERIES.c[name] for name in DELIVERY_COLUMNS)
 SCORES = ("score", "gbdt_score", "lstm_score", "tail_probability")
 METRIC_PREFIX = "metric."
 MAX_REASONS, MAX_LEADING = 200, 5_000
@@ -81,10 +78,8 @@ def incident_page(
         (INCIDENTS.c.status == "resolved", -INCIDENTS.c.started_at_ms), else_=INCIDENTS.c.started_at_ms
     )
     statement = select(INCIDENTS).where(*conditions).order_by(_DONE, rank, age, INCIDENTS.c.incident_id)
-    rows = [_incident(row) for row in rows_of(engine, statement.limit(limit).offset(offset))]
-    labels = _labels(engine, [row["incident_id"] for row in rows])
-    total = _count(engine, INCIDENTS.c.incident_id, conditions)
-    return Page([{**row, "labels": labels.get(row["incident_id"], [])} for row in rows], total)
+    found = rows_of(engine, statement.limit(limit).offset(offset))
+    return Page(with_labels(engine, found), _count(engine, INCIDENTS.c.incident_id, conditions))
 
 
 def incident_counts(engine: Engine) -> dict[tuple[str, str], int]:
@@ -257,7 +252,7 @@ def delivery_page(
         conditions.append(or_(*(c.icontains(word, autoescape=True) for c in columns)))
     joined = DELIVERIES.outerjoin(INCIDENTS, INCIDENTS.c.incident_id == DELIVERIES.c.incident_id)
     statement = (
-        select(*DELIVERY_COLUMNS, INCIDENTS.c.title, INCIDENTS.c.severity)
+        select(*DELIVERY, INCIDENTS.c.title, INCIDENTS.c.severity)
         .select_from(joined)
         .where(*conditions)
         .order_by(desc(DELIVERIES.c.created_at_ms), desc(DELIVERIES.c.sequence), DELIVERIES.c.delivery_id)

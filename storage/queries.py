@@ -1,91 +1,104 @@
 """The readers: dict rows with the column names of the stable views, times as aware datetimes in UTC.
 
-Nothing here needs pandas, torch or numba. Lists are bounded by `limit`; `after` holds the values of the
-list's order (`ORDERS`, times in ms) of the last row of the page before.
+Nothing here needs SQLAlchemy unless the `source` is one of its engines or connections. Lists are bounded by
+`limit`; `after` holds the values of the list's order (`ORDERS`, times in ms) of the last row of the page
+before.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Engine, Select, case, desc, func, or_, select
-
-from storage import schema
-from storage.drift import with_drift
-from storage.engine import reading
 from storage.names import FEATURE_COLUMNS, UnknownIncident
-from storage.schema import table
-from storage.shown import Key, Row, ms_of, ordered, rows
-from storage.shown import rows as _rows  # noqa: F401  (its name for the other readers)
+from storage.shown import Row, ms_of, shown
 from storage.shown import time_of as time_of
+from storage.sql import Key, Plain, Select, columns_of, fetch
+from storage.verdicts import with_drift
 
-PARTITIONS, SERIES, WINDOWS = (
-    table(schema.PartitionTable),
-    table(schema.SeriesTable),
-    table(schema.WindowTable),
-)
-ALERTS, LINKS = table(schema.AlertTable), table(schema.IncidentAlertTable)
-INCIDENTS, EVENTS = table(schema.IncidentTable), table(schema.IncidentEventTable)
-LABELS, NOTES = table(schema.IncidentLabelTable), table(schema.IncidentNoteTable)
-DEPLOYMENTS = table(schema.DeploymentTable)
-DELIVERIES, REJECTS = table(schema.DeliveryTable), table(schema.RejectTable)
-MODELS, SILENCES, REVISIONS = (
-    table(schema.ModelTable),
-    table(schema.SilenceTable),
-    table(schema.WindowRevisionTable),
-)
-MAX_IDS = 500
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+
+    Source = Engine | Connection | Plain
+
+MAX_IDS, MAX_EVENTS, MAX_ALERTS, MAX_PARTITIONS = 500, 100_000, 1_000_000, 100_000
+SIMILAR_POOL = 1_000
+"""Earlier incidents that are compared, the newest ones."""
 BEFORE_MS = 3_600_000
 ORDERS: dict[str, tuple[Key, ...]] = {
-    "incidents": ((INCIDENTS.c.opened_at_ms, True), (INCIDENTS.c.incident_id, True)),
-    "alerts": ((ALERTS.c.window_start_ms, True), (ALERTS.c.alert_id, True)),
-    "windows": ((WINDOWS.c.window_start_ms, True),),
-    "series": ((SERIES.c.name, False),),
+    "incidents": (("incidents.opened_at_ms", True), ("incidents.incident_id", True)),
+    "alerts": (("alerts.window_start_ms", True), ("alerts.alert_id", True)),
+    "windows": (("windows.window_start_ms", True),),
+    "series": (("series.name", False),),
     "deliveries": (
-        (DELIVERIES.c.created_at_ms, True),
-        (DELIVERIES.c.sequence, True),
-        (DELIVERIES.c.delivery_id, False),
+        ("deliveries.created_at_ms", True),
+        ("deliveries.sequence", True),
+        ("deliveries.delivery_id", False),
     ),
-    "rejected": ((REJECTS.c.id, True),),
-    "silences": ((SILENCES.c.starts_at_ms, True), (SILENCES.c.silence_id, False)),
-    "models": ((MODELS.c.trained_at_ms, True), (MODELS.c.version, False)),
+    "rejected": (("rejects.id", True),),
+    "silences": (("silences.starts_at_ms", True), ("silences.silence_id", False)),
+    "models": (("models.trained_at_ms", True), ("models.version", False)),
 }
 """List -> the columns of its order, and whether each descends; unique together."""
 After = Sequence[Any] | None
-DELIVERY_COLUMNS = tuple(c for c in DELIVERIES.c if c.name not in ("payload", "lease_owner"))
-SEVERITY_RANK = case({"critical": 0, "major": 1}, value=INCIDENTS.c.severity, else_=2)
-_SHOWN = ("model", "endpoint", "first_seen_ms", "last_record_ms", "live", "windows")
-_NEWEST = ("last_window_start_ms", "last_score", "last_is_anomalous")
-SERIES_ROWS: Select[Any] = select(
-    SERIES.c.name.label("series"),
-    *(SERIES.c[n] for n in _SHOWN + _NEWEST),
-    *(PARTITIONS.c.topic, PARTITIONS.c.partition),
-).join(PARTITIONS, PARTITIONS.c.id == SERIES.c.partition_id)
+INCIDENTS = Select("incidents.*", "incidents")
+LINKED = "SELECT incident_alerts.incident_id FROM incident_alerts JOIN alerts USING (alert_id)"
+ALERTS = Select(
+    "alerts.*, incident_alerts.incident_id",
+    "alerts LEFT JOIN incident_alerts ON incident_alerts.alert_id = alerts.alert_id",
+)
+DELIVERY_COLUMNS = (
+    *("delivery_id", "incident_id", "sequence", "event", "channel", "status", "due_at_ms", "attempts"),
+    *("created_at_ms", "first_attempt_at_ms", "delivered_at_ms", "finished_at_ms", "last_error"),
+    "resend_at_ms",
+)
+DELIVERIES = Select(columns_of("deliveries", DELIVERY_COLUMNS), "deliveries")
+MODEL_COLUMNS = (
+    *("version", "detector", "trained_at_ms", "status", "metrics", "sha256", "reason", "promotion"),
+)
+MODELS = Select(columns_of("models", MODEL_COLUMNS), "models")
+SERIES_COLUMNS = (
+    *("model", "endpoint", "first_seen_ms", "last_record_ms", "live", "windows"),
+    *("last_window_start_ms", "last_score", "last_is_anomalous"),
+)
+SERIES = Select(
+    f"series.name AS series, {columns_of('series', SERIES_COLUMNS)}, partitions.topic, partitions.partition",
+    "series JOIN partitions ON partitions.id = series.partition_id",
+)
+WINDOW_COLUMNS = (
+    *("window_start_ms", "window_end_ms", *FEATURE_COLUMNS),
+    *("score", "gbdt_score", "lstm_score", "tail_probability", "is_anomalous", "revision", "metrics"),
+)
+WINDOWS = Select(
+    f"series.name AS series, series.model, series.endpoint, {columns_of('windows', WINDOW_COLUMNS)}",
+    "windows JOIN series ON series.id = windows.series_id",
+)
+SEVERITY_RANK = "CASE incidents.severity WHEN 'critical' THEN 0 WHEN 'major' THEN 1 ELSE 2 END"
 
 
-def totals(engine: Engine) -> dict[str, int]:
+def rows(source: Source, statement: Select, limit: int, drop: Iterable[str] = ()) -> list[Row]:
+    """At most `limit` rows as people see them."""
+    return shown(fetch(source, *statement.limited(limit)), drop)
+
+
+def totals(source: Source) -> dict[str, int]:
     """Counts over everything ever read: records, accepted, rejected, late, duplicates, windows, series,
     alerts, incidents; accepted + rejected + late + duplicates = records."""
     names = ("records", "accepted", "rejected", "late", "duplicates")
-    with reading(engine) as connection:
-        sums = connection.execute(select(*(func.sum(PARTITIONS.c[n]) for n in names))).one()
-        series, windows = connection.execute(select(func.count(), func.sum(SERIES.c.windows))).one()
-        counts = {n: int(value or 0) for n, value in zip(names, sums, strict=True)}
-        alerts = connection.execute(select(func.count()).select_from(ALERTS)).scalar_one()
-        incidents = connection.execute(select(func.count()).select_from(INCIDENTS)).scalar_one()
-    return {
-        **counts,
-        "windows": int(windows or 0),
-        "series": series,
-        "alerts": alerts,
-        "incidents": incidents,
+    sums = ", ".join(f"sum({name}) AS {name}" for name in names)
+    counts = {
+        **fetch(source, f"SELECT {sums} FROM partitions", {})[0],
+        **fetch(source, "SELECT sum(windows) AS windows, count(*) AS series FROM series", {})[0],
+        **fetch(source, "SELECT count(*) AS alerts FROM alerts", {})[0],
+        **fetch(source, "SELECT count(*) AS incidents FROM incidents", {})[0],
     }
+    return {name: int(value or 0) for name, value in counts.items()}
 
 
 def incidents(
-    engine: Engine,
+    source: Source,
     *,
     status: str | None = None,
     severity: str | None = None,
@@ -96,49 +109,45 @@ def incidents(
     after: After = None,
 ) -> list[Row]:
     """Incidents, newest first."""
-    statement = ordered(select(INCIDENTS), ORDERS["incidents"], after)
-    if status is not None:
-        statement = statement.where(INCIDENTS.c.status == status)
-    if severity is not None:
-        statement = statement.where(INCIDENTS.c.severity == severity)
-    for column, value in ((ALERTS.c.series, series), (ALERTS.c.model, model)):
+    statement = INCIDENTS.equal("incidents", status=status, severity=severity)
+    for column, value in (("series", series), ("model", model)):
         if value is not None:
-            linked = select(LINKS.c.incident_id).join(ALERTS, ALERTS.c.alert_id == LINKS.c.alert_id)
-            statement = statement.where(INCIDENTS.c.incident_id.in_(linked.where(column == value)))
+            statement = statement.where(
+                f"incidents.incident_id IN ({LINKED} WHERE alerts.{column} = ?)", value
+            )
     if since_ms is not None:  # whatever was still going on since then
         statement = statement.where(
-            or_(INCIDENTS.c.resolved_at_ms.is_(None), INCIDENTS.c.resolved_at_ms >= since_ms)
+            "(incidents.resolved_at_ms IS NULL OR incidents.resolved_at_ms >= ?)", since_ms
         )
-    return with_labels(engine, rows(engine, statement.limit(limit)))
+    return with_labels(source, rows(source, statement.ordered(ORDERS["incidents"], after), limit))
 
 
-def with_labels(engine: Engine, incident_rows: list[Row]) -> list[Row]:
+def with_labels(source: Source, incident_rows: list[Row]) -> list[Row]:
     """Rows of `incidents` as people see them."""
-    shown = [_incident(row) for row in incident_rows]
-    labels = _labels(engine, [row["incident_id"] for row in shown])
-    return [{**row, "labels": labels.get(row["incident_id"], [])} for row in shown]
+    found = [_incident(row) for row in incident_rows]
+    labels = _labels(source, [row["incident_id"] for row in found])
+    return [{**row, "labels": labels.get(row["incident_id"], [])} for row in found]
 
 
-def find_incident(engine: Engine, reference: str) -> str:
+def unresolved(source: Source, limit: int) -> list[Row]:
+    """Incidents that go on, the worst and then the newest first; without their labels."""
+    order = ((SEVERITY_RANK, False), ("incidents.opened_at_ms", True), ("incidents.incident_id", False))
+    statement = INCIDENTS.where("incidents.status <> ?", "resolved").ordered(order)
+    return [_incident(row) for row in rows(source, statement, limit)]
+
+
+def find_incident(source: Source, reference: str) -> str:
     """The id meant by an id, by its beginning if only one has it, or by a position (1 = the newest).
 
     Raises UnknownIncident.
     """
-    by_start = (
-        select(INCIDENTS.c.incident_id)
-        .where(INCIDENTS.c.incident_id.startswith(reference, autoescape=True))
-        .order_by(INCIDENTS.c.incident_id)
-        .limit(2)
-    )
-    newest = select(INCIDENTS.c.incident_id).order_by(
-        desc(INCIDENTS.c.opened_at_ms), desc(INCIDENTS.c.incident_id)
-    )
-    with reading(engine) as connection:
-        if reference.isascii() and reference.isdigit() and 0 < len(reference) < 6 and int(reference) > 0:
-            at_position = connection.execute(newest.offset(int(reference) - 1).limit(1)).scalar()
-            if at_position is not None:
-                return str(at_position)
-        found = list(connection.execute(by_start).scalars()) if reference else []
+    ids = dataclasses.replace(INCIDENTS, columns="incidents.incident_id")
+    if reference.isascii() and reference.isdigit() and 0 < len(reference) < 6 and int(reference) > 0:
+        newest = ids.ordered(ORDERS["incidents"]).limited(1, int(reference) - 1)
+        for row in fetch(source, *newest):
+            return str(row["incident_id"])
+    begun = ids.starts_with("incidents.incident_id", reference).ordered([("incidents.incident_id", False)])
+    found = [row["incident_id"] for row in rows(source, begun, 2)] if reference else []
     if len(found) == 1 or (found and found[0] == reference):
         return str(found[0])
     raise UnknownIncident(
@@ -146,45 +155,42 @@ def find_incident(engine: Engine, reference: str) -> str:
     )
 
 
-def incident(engine: Engine, incident_id: str) -> Row:
+def incident(source: Source, incident_id: str) -> Row:
     """One incident with `alerts`, `events` (oldest first), `deliveries`, `labels` and `notes`.
 
     Raises UnknownIncident.
     """
-    found = rows(engine, select(INCIDENTS).where(INCIDENTS.c.incident_id == incident_id))
+    found = rows(source, INCIDENTS.equal("incidents", incident_id=incident_id), 1)
     if not found:
         raise UnknownIncident(f"no incident {incident_id!r}")
-    events = (
-        select(EVENTS).where(EVENTS.c.incident_id == incident_id).order_by(EVENTS.c.revision, EVENTS.c.id)
-    )
-    notes = select(NOTES).where(NOTES.c.incident_id == incident_id).order_by(NOTES.c.id)
+    events = Select("*", "incident_events").equal("incident_events", incident_id=incident_id)
+    notes = Select("*", "incident_notes").equal("incident_notes", incident_id=incident_id)
+    internal = ("id", "incident_id")
     return {
         **_incident(found[0]),
-        "labels": _labels(engine, [incident_id]).get(incident_id, []),
-        "alerts": alerts(engine, incident_id=incident_id, limit=1_000)[::-1],
-        "events": rows(engine, events, drop=("id", "incident_id")),
-        "deliveries": deliveries(engine, incident_id=incident_id, limit=1_000)[::-1],
-        "notes": rows(engine, notes, drop=("id", "incident_id")),
-        "deployments": _deployments_around(engine, found[0]),
+        "labels": _labels(source, [incident_id]).get(incident_id, []),
+        "alerts": alerts(source, incident_id=incident_id, limit=1_000)[::-1],
+        "events": rows(source, events.ordered([("revision", False), ("id", False)]), MAX_EVENTS, internal),
+        "deliveries": deliveries(source, incident_id=incident_id, limit=1_000)[::-1],
+        "notes": rows(source, notes.ordered([("id", False)]), MAX_EVENTS, internal),
+        "deployments": _deployments_around(source, found[0]),
     }
 
 
-def _deployments_around(engine: Engine, incident_row: Row) -> list[Row]:
+def _deployments_around(source: Source, incident_row: Row) -> list[Row]:
     """New model versions of the incident's series from an hour before it until its end, oldest first."""
-    series = json.loads(incident_row["series"])[:MAX_IDS]
+    end = incident_row["resolved_at"]
     statement = (
-        select(DEPLOYMENTS.c.series, DEPLOYMENTS.c.model_version, DEPLOYMENTS.c.at_ms)
-        .where(DEPLOYMENTS.c.series.in_(series))
-        .where(DEPLOYMENTS.c.at_ms >= ms_of(incident_row["started_at"]) - BEFORE_MS)
-        .order_by(DEPLOYMENTS.c.at_ms, DEPLOYMENTS.c.series, DEPLOYMENTS.c.model_version)
+        Select("series, model_version, at_ms", "deployments")
+        .within("series", json.loads(incident_row["series"])[:MAX_IDS])
+        .from_to("at_ms", ms_of(incident_row["started_at"]) - BEFORE_MS, end and ms_of(end) + 1)
+        .ordered([("at_ms", False), ("series", False), ("model_version", False)])
     )
-    if incident_row["resolved_at"] is not None:
-        statement = statement.where(DEPLOYMENTS.c.at_ms <= ms_of(incident_row["resolved_at"]))
-    return rows(engine, statement.limit(100))
+    return rows(source, statement, 100)
 
 
 def alerts(
-    engine: Engine,
+    source: Source,
     *,
     series: str | None = None,
     model: str | None = None,
@@ -195,27 +201,15 @@ def alerts(
     after: After = None,
 ) -> list[Row]:
     """Alerts, newest first, with the incident they belong to."""
-    statement = ordered(
-        select(ALERTS, LINKS.c.incident_id).outerjoin(LINKS, LINKS.c.alert_id == ALERTS.c.alert_id),
-        ORDERS["alerts"],
-        after,
-    )
-    equal = (
-        (ALERTS.c.series, series),
-        (ALERTS.c.model, model),
-        (ALERTS.c.status, status),
-        (LINKS.c.incident_id, incident_id),
-    )
-    for column, value in equal:
-        if value is not None:
-            statement = statement.where(column == value)
+    statement = ALERTS.equal("alerts", series=series, model=model, status=status)
+    statement = statement.equal("incident_alerts", incident_id=incident_id)
     if since_ms is not None:
-        statement = statement.where(ALERTS.c.window_end_ms > since_ms)
-    return rows(engine, statement.limit(limit))
+        statement = statement.where("alerts.window_end_ms > ?", since_ms)
+    return rows(source, statement.ordered(ORDERS["alerts"], after), limit)
 
 
 def windows(
-    engine: Engine,
+    source: Source,
     series: str,
     *,
     since_ms: int | None = None,
@@ -224,44 +218,23 @@ def windows(
     after: After = None,
 ) -> list[Row]:
     """The newest `limit` windows of a series that start in [since_ms, until_ms), oldest of them first."""
-    columns = [WINDOWS.c[name] for name in FEATURE_COLUMNS]
-    statement: Select[Any] = (
-        select(
-            SERIES.c.name.label("series"),
-            SERIES.c.model,
-            SERIES.c.endpoint,
-            WINDOWS.c.window_start_ms,
-            WINDOWS.c.window_end_ms,
-            *columns,
-            *(WINDOWS.c[n] for n in ("score", "gbdt_score", "lstm_score", "tail_probability")),
-            WINDOWS.c.is_anomalous,
-            WINDOWS.c.revision,
-            WINDOWS.c.metrics,
-        )
-        .join(SERIES, SERIES.c.id == WINDOWS.c.series_id)
-        .where(SERIES.c.name == series)
-    )
-    statement = ordered(statement, ORDERS["windows"], after)
-    if since_ms is not None:
-        statement = statement.where(WINDOWS.c.window_start_ms >= since_ms)
-    if until_ms is not None:
-        statement = statement.where(WINDOWS.c.window_start_ms < until_ms)
-    return rows(engine, statement.limit(limit))[::-1]
+    statement = WINDOWS.equal("series", name=series).from_to("windows.window_start_ms", since_ms, until_ms)
+    return rows(source, statement.ordered(ORDERS["windows"], after), limit)[::-1]
 
 
-def window_revisions(engine: Engine, series: str, window_start_ms: int) -> list[Row]:
+def window_revisions(source: Source, series: str, window_start_ms: int) -> list[Row]:
     """What a window said before each amendment, oldest first."""
     statement = (
-        select(REVISIONS)
-        .join(SERIES, SERIES.c.id == REVISIONS.c.series_id)
-        .where(SERIES.c.name == series, REVISIONS.c.window_start_ms == window_start_ms)
-        .order_by(REVISIONS.c.revision)
+        Select("window_revisions.*", "window_revisions JOIN series ON series.id = window_revisions.series_id")
+        .equal("series", name=series)
+        .equal("window_revisions", window_start_ms=window_start_ms)
+        .ordered([("window_revisions.revision", False)])
     )
-    return rows(engine, statement, drop=("series_id", "statistics"))
+    return rows(source, statement, MAX_EVENTS, drop=("series_id", "statistics"))
 
 
 def series(
-    engine: Engine,
+    source: Source,
     *,
     name: str | None = None,
     contains: str | None = None,
@@ -271,20 +244,14 @@ def series(
     after: After = None,
 ) -> list[Row]:
     """Series by name, with how many windows they have had and the newest one's score."""
-    statement = ordered(SERIES_ROWS, ORDERS["series"], after)
-    if name is not None:
-        statement = statement.where(SERIES.c.name == name)
+    statement = SERIES.equal("series", name=name, model=model).from_to("series.last_record_ms", since_ms)
     if contains is not None:
-        statement = statement.where(SERIES.c.name.icontains(contains, autoescape=True))
-    if model is not None:
-        statement = statement.where(SERIES.c.model == model)
-    if since_ms is not None:
-        statement = statement.where(SERIES.c.last_record_ms >= since_ms)
-    return rows(engine, statement.limit(limit))
+        statement = statement.contains("series.name", contains)
+    return rows(source, statement.ordered(ORDERS["series"], after), limit)
 
 
 def deliveries(
-    engine: Engine,
+    source: Source,
     *,
     status: str | None = None,
     channel: str | None = None,
@@ -294,22 +261,13 @@ def deliveries(
     after: After = None,
 ) -> list[Row]:
     """Notifications, newest first; `due_at` is the next attempt of those that still wait."""
-    statement = ordered(select(*DELIVERY_COLUMNS), ORDERS["deliveries"], after)
-    equal = (
-        (DELIVERIES.c.status, status),
-        (DELIVERIES.c.channel, channel),
-        (DELIVERIES.c.incident_id, incident_id),
-    )
-    for column, value in equal:
-        if value is not None:
-            statement = statement.where(column == value)
-    if since_ms is not None:
-        statement = statement.where(DELIVERIES.c.created_at_ms >= since_ms)
-    return rows(engine, statement.limit(limit))
+    statement = DELIVERIES.equal("deliveries", status=status, channel=channel, incident_id=incident_id)
+    statement = statement.from_to("deliveries.created_at_ms", since_ms)
+    return rows(source, statement.ordered(ORDERS["deliveries"], after), limit)
 
 
 def rejected(
-    engine: Engine,
+    source: Source,
     *,
     reason: str | None = None,
     since_ms: int | None = None,
@@ -317,28 +275,23 @@ def rejected(
     after: After = None,
 ) -> list[Row]:
     """Rejected records, newest first; `id` only tells them apart."""
-    statement = ordered(
-        select(PARTITIONS.c.topic, PARTITIONS.c.partition, REJECTS).join(
-            PARTITIONS, PARTITIONS.c.id == REJECTS.c.partition_id
-        ),
-        ORDERS["rejected"],
-        after,
+    statement = Select(
+        "partitions.topic, partitions.partition, rejects.*",
+        "rejects JOIN partitions ON partitions.id = rejects.partition_id",
     )
-    if reason is not None:
-        statement = statement.where(REJECTS.c.reason == reason)
-    if since_ms is not None:
-        statement = statement.where(REJECTS.c.received_at_ms >= since_ms)
-    return rows(engine, statement.limit(limit), drop=("partition_id", "topic_id"))
+    statement = statement.equal("rejects", reason=reason).from_to("rejects.received_at_ms", since_ms)
+    statement = statement.ordered(ORDERS["rejected"], after)
+    return rows(source, statement, limit, drop=("partition_id", "topic_id"))
 
 
-def sources(engine: Engine) -> list[Row]:
+def sources(source: Source) -> list[Row]:
     """Partitions of the log, how far each is accounted for, and who owns it."""
-    statement = select(PARTITIONS).order_by(PARTITIONS.c.topic, PARTITIONS.c.partition)
-    return rows(engine, statement, drop=("id", "commit_token"))
+    statement = Select("*", "partitions").ordered([("topic", False), ("partition", False)])
+    return rows(source, statement, MAX_PARTITIONS, drop=("id", "commit_token"))
 
 
 def models(
-    engine: Engine,
+    source: Source,
     *,
     version: str | None = None,
     status: str | None = None,
@@ -346,17 +299,12 @@ def models(
     after: After = None,
 ) -> list[Row]:
     """Model versions without their artefacts but with `drift`, newest first."""
-    columns = (c for c in MODELS.c if c.name != "artifact")
-    statement = ordered(select(*columns), ORDERS["models"], after)
-    if version is not None:
-        statement = statement.where(MODELS.c.version == version)
-    if status is not None:
-        statement = statement.where(MODELS.c.status == status)
-    return with_drift(engine, rows(engine, statement.limit(limit)))
+    statement = MODELS.equal("models", version=version, status=status).ordered(ORDERS["models"], after)
+    return with_drift(source, rows(source, statement, limit))
 
 
 def silences(
-    engine: Engine,
+    source: Source,
     *,
     silence_id: str | None = None,
     until_ms: int | None = None,
@@ -364,18 +312,44 @@ def silences(
     after: After = None,
 ) -> list[Row]:
     """Silences, the newest first; `until_ms`: only those that end behind it."""
-    statement = ordered(select(SILENCES), ORDERS["silences"], after)
-    if silence_id is not None:
-        statement = statement.where(SILENCES.c.silence_id == silence_id)
+    statement = Select("*", "silences").equal("silences", silence_id=silence_id)
     if until_ms is not None:
-        statement = statement.where(SILENCES.c.ends_at_ms > until_ms)
-    return rows(engine, statement.limit(limit))
+        statement = statement.where("silences.ends_at_ms > ?", until_ms)
+    return rows(source, statement.ordered(ORDERS["silences"], after), limit)
 
 
-def delivery(engine: Engine, delivery_id: str) -> Row | None:
+def delivery(source: Source, delivery_id: str) -> Row | None:
     """One notification without its payload; None for an unknown id."""
-    statement = select(*DELIVERY_COLUMNS).where(DELIVERIES.c.delivery_id == delivery_id)
-    return next(iter(rows(engine, statement)), None)
+    return next(iter(rows(source, DELIVERIES.equal("deliveries", delivery_id=delivery_id), 1)), None)
+
+
+def delivery_totals(source: Source) -> dict[str, int]:
+    """How many notifications are in each status."""
+    found = fetch(source, "SELECT status, count(*) AS n FROM deliveries GROUP BY status", {})
+    return {str(row["status"]): int(row["n"]) for row in found}
+
+
+def earlier(source: Source, incident_id: str) -> tuple[list[Row], list[Row]]:
+    """Up to SIMILAR_POOL incidents that opened before one (newest first), and the alerts of all, its own too.
+
+    Incidents are bare rows of the table; alerts are rows of incident_id, series, model, endpoint,
+    top_features and slices, without the withdrawn ones.
+    """
+    before = INCIDENTS.where(
+        "incidents.opened_at_ms <= (SELECT opened_at_ms FROM incidents AS this WHERE this.incident_id = ?)",
+        incident_id,
+    ).where("incidents.incident_id <> ?", incident_id)
+    found = rows(source, before.ordered(ORDERS["incidents"]), SIMILAR_POOL)
+    ids = [incident_id, *(row["incident_id"] for row in found)]
+    columns = columns_of("alerts", ("series", "model", "endpoint", "top_features", "slices"))
+    of_them = Select(
+        f"incident_alerts.incident_id, {columns}", "incident_alerts JOIN alerts USING (alert_id)"
+    )
+    alert_rows: list[Row] = []
+    for start in range(0, len(ids), MAX_IDS):
+        part = of_them.within("incident_alerts.incident_id", ids[start : start + MAX_IDS])
+        alert_rows += rows(source, part.where("alerts.status <> ?", "withdrawn"), MAX_ALERTS)
+    return found, alert_rows
 
 
 def _incident(row: Row) -> Row:
@@ -385,12 +359,13 @@ def _incident(row: Row) -> Row:
     return shown
 
 
-def _labels(engine: Engine, incident_ids: list[str]) -> dict[str, list[Row]]:
+def _labels(source: Source, incident_ids: list[str]) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = {}
     for start in range(0, len(incident_ids), MAX_IDS):
-        part = incident_ids[start : start + MAX_IDS]
-        statement = select(LABELS).where(LABELS.c.incident_id.in_(part)).order_by(LABELS.c.id)
-        for row in rows(engine, statement, drop=("id",)):
+        statement = Select("*", "incident_labels").within(
+            "incident_id", incident_ids[start : start + MAX_IDS]
+        )
+        for row in rows(source, statement.ordered([("id", False)]), MAX_ALERTS, drop=("id",)):
             label = {"label": row["label"], "by": row["author"], "at": row["at"], "comment": row["comment"]}
             found.setdefault(row["incident_id"], []).append(label)
     return found

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, asc, desc, or_
-
-from storage.engine import reading
 from storage.names import FEATURE_COLUMNS
 
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement, Connection, Engine, Select
+
 Row = dict[str, Any]
-Key = tuple[ColumnElement[Any], bool]
+Key = tuple["ColumnElement[Any]", bool]
 """A column of the order, and whether it descends."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -23,6 +23,8 @@ JSON_COLUMNS = frozenset(
         *("detail", "matchers", "metrics", "recurrence"),
     )
 )
+TRUTH_COLUMNS = frozenset(("is_anomalous", "last_is_anomalous", "live", "finished", "folded"))
+"""SQLite has no truth values: 0 and 1 come out of it."""
 
 
 def time_of(ms: int | None) -> datetime | None:
@@ -36,14 +38,21 @@ def ms_of(moment: datetime) -> int:
 
 
 def rows(source: Engine | Connection, statement: Select[Any], drop: Iterable[str] = ()) -> list[Row]:
+    """Rows of a statement of SQLAlchemy, as `shown` shows them."""
+    from sqlalchemy import Connection
+
+    from storage.engine import reading
+
+    if isinstance(source, Connection):
+        return shown(source.execute(statement).mappings().all(), drop)
+    with reading(source) as connection:
+        return shown(connection.execute(statement).mappings().all(), drop)
+
+
+def shown(found: Iterable[Mapping[Any, Any]], drop: Iterable[str] = ()) -> list[Row]:
     """Times (`*_at_ms`, `window_start_ms`, ...) as datetimes without the suffix, JSON as data."""
     dropped = frozenset(drop)
-    if isinstance(source, Connection):
-        found = source.execute(statement).mappings().all()
-    else:
-        with reading(source) as connection:
-            found = connection.execute(statement).mappings().all()
-    return [_shown(dict(row), dropped) for row in found]
+    return [_shown(row, dropped) for row in found]
 
 
 def _shown(row: Mapping[str, Any], dropped: frozenset[str]) -> Row:
@@ -51,16 +60,21 @@ def _shown(row: Mapping[str, Any], dropped: frozenset[str]) -> Row:
     for name, value in row.items():
         if name in dropped:
             continue
-        if name in FEATURE_COLUMNS or not name.endswith("_ms"):
-            in_json = name in JSON_COLUMNS and isinstance(value, str)
-            shown[name] = json.loads(value) if in_json else value
-        else:
+        if name in JSON_COLUMNS:
+            shown[name] = json.loads(value) if isinstance(value, str) else value
+        elif name in TRUTH_COLUMNS:
+            shown[name] = None if value is None else bool(value)
+        elif name.endswith("_ms") and name not in FEATURE_COLUMNS:
             shown[name.removesuffix("_ms")] = time_of(value)
+        else:
+            shown[name] = value
     return shown
 
 
 def ordered(statement: Select[Any], keys: Sequence[Key], after: Sequence[Any] | None) -> Select[Any]:
     """The statement in the order of `keys`, behind the row whose keys are `after` (ms for times)."""
+    from sqlalchemy import and_, asc, desc, or_
+
     statement = statement.order_by(*(desc(column) if down else asc(column) for column, down in keys))
     if after is None:
         return statement

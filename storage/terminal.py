@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Engine, desc, func, select
+from storage import queries
+from storage.shown import time_of
+from storage.sql import Plain, Select, fetch
 
-from storage import history, queries, schema
-from storage.engine import reading
-from storage.schema import table
-from storage.shown import rows, time_of
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
 
-SERIES, WINDOWS, PARTITIONS = (
-    table(schema.SeriesTable),
-    table(schema.WindowTable),
-    table(schema.PartitionTable),
-)
-INCIDENTS = table(schema.IncidentTable)
+    Source = Engine | Connection | Plain
+
+MAX_SERIES, MAX_WINDOWS = 1_000_000, 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,85 +32,66 @@ class ScoredSeries:
 
 
 def scored_series(
-    engine: Engine, *, since_ms: int | None, until_ms: int | None, series: str | None, min_score: float
+    source: Source, *, since_ms: int | None, until_ms: int | None, series: str | None, min_score: float
 ) -> Iterator[ScoredSeries]:
     """Series with a window of at least `min_score` in [since_ms, until_ms): all their windows there."""
-    inside = [WINDOWS.c.window_start_ms >= since_ms] if since_ms is not None else []
-    inside += [WINDOWS.c.window_start_ms < until_ms] if until_ms is not None else []
-    worth = select(WINDOWS.c.series_id).where(WINDOWS.c.score >= min_score, *inside)
-    chosen = select(SERIES.c.id, SERIES.c.name, SERIES.c.windows).where(SERIES.c.id.in_(worth))
-    if series is not None:
-        chosen = chosen.where(SERIES.c.name == series)
-    with reading(engine) as connection:
-        for row in connection.execute(chosen.order_by(SERIES.c.name)).all():
-            of_it = WINDOWS.c.series_id == row.id
-            first = inside[0] if since_ms is not None else WINDOWS.c.window_start_ms >= 0
-            later = connection.execute(
-                select(func.count()).select_from(WINDOWS).where(of_it, first)
-            ).scalar_one()
-            found = connection.execute(
-                select(
-                    WINDOWS.c.window_start_ms,
-                    WINDOWS.c.window_end_ms,
-                    WINDOWS.c.score,
-                    WINDOWS.c.is_anomalous,
-                )
-                .where(of_it, *inside)
-                .order_by(WINDOWS.c.window_start_ms)
-            ).all()
-            yield ScoredSeries(
-                series=row.name,
-                windows_before=row.windows - later,
-                starts_ms=[w.window_start_ms for w in found],
-                window_ms=found[0].window_end_ms - found[0].window_start_ms,
-                scores=[w.score for w in found],
-                is_anomalous=[bool(w.is_anomalous) for w in found],
-            )
-
-
-def newest_window(engine: Engine) -> tuple[int, int] | None:
-    """Start and end, ms, of the newest window of any series; None without one."""
-    newest = (
-        select(SERIES.c.id, SERIES.c.last_window_start_ms)
-        .where(SERIES.c.last_window_start_ms.is_not(None))
-        .order_by(desc(SERIES.c.last_window_start_ms), SERIES.c.id)
-        .limit(1)
-        .subquery()
-    )
-    statement = select(WINDOWS.c.window_start_ms, WINDOWS.c.window_end_ms).join(
-        newest,
-        (newest.c.id == WINDOWS.c.series_id) & (newest.c.last_window_start_ms == WINDOWS.c.window_start_ms),
-    )
-    with reading(engine) as connection:
-        found = connection.execute(statement).first()
-    return None if found is None else (found.window_start_ms, found.window_end_ms)
-
-
-def overview(engine: Engine, *, series_limit: int = 10) -> dict[str, Any]:
-    """Everything `inferwatch top` shows at once."""
-    unresolved = (
-        select(INCIDENTS)
-        .where(INCIDENTS.c.status != "resolved")
-        .order_by(queries.SEVERITY_RANK, desc(INCIDENTS.c.opened_at_ms), INCIDENTS.c.incident_id)
-        .limit(20)
-    )
-    worst = (
-        select(
-            SERIES.c.name.label("series"),
-            SERIES.c.last_window_start_ms,
-            SERIES.c.last_score,
-            SERIES.c.last_is_anomalous,
+    worth = (
+        Select("id, name, windows", "series")
+        .equal("series", name=series)
+        .exists(
+            Select("1", "windows")
+            .where("windows.series_id = series.id")
+            .where("windows.score >= ?", min_score)
+            .from_to("windows.window_start_ms", since_ms, until_ms)
         )
-        .where(SERIES.c.last_score.is_not(None))
-        .order_by(desc(SERIES.c.last_score), SERIES.c.name)
-        .limit(series_limit)
+        .ordered([("series.name", False)])
     )
-    with reading(engine) as connection:
-        watermark_ms = connection.execute(select(func.min(PARTITIONS.c.watermark_ms))).scalar()
+    for row in fetch(source, *worth.limited(MAX_SERIES)):
+        of_it = Select("count(*) AS n", "windows").equal("windows", series_id=row["id"])
+        later = fetch(source, *of_it.from_to("windows.window_start_ms", since_ms).limited(1))[0]["n"]
+        inside = dataclasses.replace(
+            of_it.from_to("windows.window_start_ms", since_ms, until_ms),
+            columns="window_start_ms, window_end_ms, score, is_anomalous",
+        ).ordered([("windows.window_start_ms", False)])
+        found = fetch(source, *inside.limited(MAX_WINDOWS))
+        yield ScoredSeries(
+            series=row["name"],
+            windows_before=row["windows"] - later,
+            starts_ms=[w["window_start_ms"] for w in found],
+            window_ms=found[0]["window_end_ms"] - found[0]["window_start_ms"],
+            scores=[w["score"] for w in found],
+            is_anomalous=[bool(w["is_anomalous"]) for w in found],
+        )
+
+
+def newest_window(source: Source) -> tuple[int, int] | None:
+    """Start and end, ms, of the newest window of any series; None without one."""
+    last = (
+        Select("id, last_window_start_ms AS start_ms", "series")
+        .where("last_window_start_ms IS NOT NULL")
+        .ordered([("last_window_start_ms", True), ("id", False)])
+    )
+    for series in fetch(source, *last.limited(1)):
+        window = Select("window_start_ms, window_end_ms", "windows").equal(
+            "windows", series_id=series["id"], window_start_ms=series["start_ms"]
+        )
+        for row in fetch(source, *window.limited(1)):
+            return row["window_start_ms"], row["window_end_ms"]
+    return None
+
+
+def overview(source: Source, *, series_limit: int = 10) -> dict[str, Any]:
+    """Everything `inferwatch top` shows at once."""
+    worst = (
+        Select("name AS series, last_window_start_ms, last_score, last_is_anomalous", "series")
+        .where("last_score IS NOT NULL")
+        .ordered([("last_score", True), ("name", False)])
+    )
+    (mark,) = fetch(source, "SELECT min(watermark_ms) AS at_ms FROM partitions", {})
     return {
-        "event_time": time_of(watermark_ms),
-        "totals": queries.totals(engine),
-        "incidents": [queries._incident(row) for row in rows(engine, unresolved)],
-        "series": rows(engine, worst),
-        "deliveries": history.delivery_totals(engine),
+        "event_time": time_of(mark["at_ms"]),
+        "totals": queries.totals(source),
+        "incidents": queries.unresolved(source, 20),
+        "series": queries.rows(source, worst, series_limit),
+        "deliveries": queries.delivery_totals(source),
     }

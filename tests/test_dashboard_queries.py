@@ -24,7 +24,7 @@ from monitor.incidents import make_fold
 from monitor.people import people
 from monitor.similar import similar_to
 from monitor.sources.base import Gap, Partition
-from storage import history, page_queries, queries
+from storage import page_queries, queries
 from storage.engine import connect, upgrade
 from storage.types import AlertTransition
 from tests import services
@@ -166,7 +166,7 @@ def test_reasons_of_rejects_deployments_and_the_delivery_log(filled: tuple[Engin
     dead = page_queries.delivery_page(engine, status="dead", text="PAGER 500")
     assert dead.total == 1 and dead.rows[0]["title"] == f"High p99 latency on {LARGE}"
     assert page_queries.delivery_page(engine, text="chat-small").total == 3
-    assert history.delivery_totals(engine)["dead"] == 1
+    assert queries.delivery_totals(engine)["dead"] == 1
     assert [t["outcome"] for t in page_queries.trainings(engine)] == ["refused", "promoted", "promoted"]
     assert page_queries.disabled_channels(engine) == []
 

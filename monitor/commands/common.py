@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from monitor.config import Settings
+    from storage.sql import Plain
 
 DEFAULT_URL = "sqlite:///inferwatch.db"
 URL_VARIABLE = "INFERWATCH_DATABASE__URL"
@@ -73,6 +74,38 @@ def database_url(config: Path | None, database: str | None) -> str:
     return url
 
 
+OTHER_SCHEMA = "the tables of this database are not of this version; run `inferwatch db upgrade`"
+
+
+@contextmanager
+def looking(config: Path | None, database: str | None) -> Iterator[Engine | Plain]:
+    """As `reading`, for commands that only look: without SQLAlchemy where the URL is a plain one.
+
+    Loading SQLAlchemy takes longer than everything else that such a command does.
+    """
+    from storage.names import SCHEMA_VERSION
+    from storage.sql import plain
+
+    url = database_url(config, database)
+    kind, _, file = url.partition(":///")
+    if kind == "sqlite" and "?" not in file:
+        _require_file(file)
+    opened = plain(url)
+    if opened is None:
+        with reading(config, database) as engine:
+            yield engine
+        return
+    with opened:
+        if opened.version() != SCHEMA_VERSION:
+            raise InferwatchError(OTHER_SCHEMA)
+        yield opened
+
+
+def _require_file(file: str) -> None:
+    if file not in ("", ":memory:") and not Path(file).is_file():
+        raise InferwatchError(f"no database at {file}; `inferwatch run` or `replay` makes one")
+
+
 @contextmanager
 def reading(config: Path | None, database: str | None) -> Iterator[Engine]:
     """An engine on a database that exists and has the tables of this version.
@@ -84,13 +117,10 @@ def reading(config: Path | None, database: str | None) -> Iterator[Engine]:
 
     engine = connect(database_url(config, database))
     try:
-        file = engine.url.database
-        if engine.dialect.name == "sqlite" and not Path(file or "").is_file():
-            raise InferwatchError(f"no database at {file}; `inferwatch run` or `replay` makes one")
+        if engine.dialect.name == "sqlite":
+            _require_file(engine.url.database or "")
         if current_version(engine) != SCHEMA_VERSION:
-            raise InferwatchError(
-                "the tables of this database are not of this version; run `inferwatch db upgrade`"
-            )
+            raise InferwatchError(OTHER_SCHEMA)
         yield engine
     finally:
         engine.dispose()

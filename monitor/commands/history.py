@@ -14,6 +14,7 @@ from monitor.commands.common import (
     LimitOption,
     SinceOption,
     group,
+    looking,
     reading,
     since_ms,
 )
@@ -53,7 +54,7 @@ def alerts(
     """Alerts, newest first."""
     from storage import queries
 
-    with reading(config, database) as engine:
+    with looking(config, database) as engine:
         rows = queries.alerts(engine, series=series, since_ms=since_ms(since), limit=limit)
     columns = ("window_start", "window_end", "status", "severity", "score", "series", "summary")
     print_rows(rows, columns, empty="no alerts", as_json=as_json)
@@ -70,7 +71,7 @@ def windows(
     """The newest windows of one series, oldest of them first."""
     from storage import queries
 
-    with reading(config, database) as engine:
+    with looking(config, database) as engine:
         rows = queries.windows(engine, series, since_ms=since_ms(since), limit=limit)
     print_rows(rows, WINDOW_COLUMNS, empty=f"no windows of {series}", as_json=as_json)
 
@@ -85,7 +86,7 @@ def series(
     """Series with their newest window and score."""
     from storage import queries
 
-    with reading(config, database) as engine:
+    with looking(config, database) as engine:
         rows = queries.series(engine, since_ms=since_ms(since), limit=limit)
     columns = ("series", "windows", "last_window_start", "last_score", "last_is_anomalous")
     print_rows(rows, columns, empty="no series yet", as_json=as_json)
@@ -101,7 +102,7 @@ def list_silences(
     """Silences, the newest first; with --since those that had not ended by then."""
     from storage import queries
 
-    with reading(config, database) as engine:
+    with looking(config, database) as engine:
         rows = newer(queries.silences(engine), "ends_at", since)
     columns = ("silence_id", "starts_at", "ends_at", "matchers", "created_by", "comment")
     print_rows(rows, columns, empty="no silences", as_json=as_json)
@@ -190,7 +191,7 @@ def list_deliveries(
     """Notifications, newest first."""
     from storage import queries
 
-    with reading(config, database) as engine:
+    with looking(config, database) as engine:
         rows = queries.deliveries(engine, status=status, since_ms=since_ms(since), limit=limit)
     columns = ("delivery_id", "event", "channel", "status", "attempts", "delivered_at", "last_error")
     print_rows(rows, columns, empty="nothing was sent", as_json=as_json)
@@ -221,7 +222,7 @@ def list_models(
     """Model versions, newest first."""
     from storage import queries
 
-    with reading(config, database) as engine:
+    with looking(config, database) as engine:
         rows = newer(queries.models(engine), "trained_at", since)
     print_rows(
         rows,
@@ -241,7 +242,7 @@ def show_model(
     """One model version with everything that was measured of it."""
     from storage import queries
 
-    with reading(config, database) as engine:
+    with looking(config, database) as engine:
         found = [row for row in queries.models(engine) if row["version"] == version]
     if not found:
         raise InferwatchError(f"no model version {version}; `inferwatch models list` shows them")
@@ -256,10 +257,10 @@ def list_drift(
     as_json: JsonOption = False,
 ) -> None:
     """Comparisons of the newest windows with those trained on, newest first."""
-    from storage import drift
+    from storage import verdicts
 
-    with reading(config, database) as engine:
-        found = [drift.shown(row) for row in drift.all_verdicts(engine, drift.MAX_SHOWN)]
+    with looking(config, database) as engine:
+        found = [verdicts.shown(row) for row in verdicts.all_verdicts(engine)]
     for row in found:
         row["largest_index"] = max(row["index"].values(), default=None)
     print_rows(

@@ -18,15 +18,15 @@ from monitor.commands.common import (
     SinceOption,
     group,
     load_settings,
+    looking,
     reading,
     since_ms,
 )
 from monitor.output import cell, number, print_fields, print_json, print_rows, say
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
     from storage.people import People
+    from storage.queries import Source
     from storage.types import IncidentRow
 
 incidents_app = group("Look at incidents and say what you know about them.")
@@ -81,7 +81,7 @@ def list_incidents(
         raise typer.BadParameter("use open, acknowledged or resolved", param_hint="--status")
     from storage import queries
 
-    with reading(config, database) as engine:
+    with looking(config, database) as engine:
         rows = queries.incidents(engine, status=status, since_ms=since_ms(since), limit=limit)
     if as_json:
         print_json(rows)
@@ -104,7 +104,7 @@ def show_incident(
     from monitor.similar import similar_to
     from storage import queries
 
-    with reading(config, database) as engine:
+    with looking(config, database) as engine:
         incident_id = queries.find_incident(engine, incident)
         found = queries.incident(engine, incident_id)
         before = similar_to(engine, incident_id)
@@ -114,7 +114,7 @@ def show_incident(
             _print_incident(found, before, lambda alert: _windows_around(engine, alert))
 
 
-def _windows_around(engine: Engine, alert: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _windows_around(source: Source, alert: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Windows of an alert's series from an hour before it to a little behind it."""
     from storage import queries
 
@@ -122,7 +122,7 @@ def _windows_around(engine: Engine, alert: Mapping[str, Any]) -> list[dict[str, 
     margin_ms = max((end_ms - start_ms) // 4, 10 * 60_000)
     since_ms = start_ms - max(margin_ms, 3_600_000)
     return queries.windows(
-        engine, alert["series"], since_ms=since_ms, until_ms=end_ms + margin_ms, limit=MAX_CHART_WINDOWS
+        source, alert["series"], since_ms=since_ms, until_ms=end_ms + margin_ms, limit=MAX_CHART_WINDOWS
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from monitor.clock import SystemClock
-from monitor.commands.common import ConfigOption, DatabaseOption, JsonOption, reading
+from monitor.commands.common import ConfigOption, DatabaseOption, JsonOption, looking
 from monitor.output import age, cell, clean, print_json, severity_style
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def top(
     console = Console()
     if not console.is_terminal:
         console = Console(width=PIPE_WIDTH)
-    with reading(config, database) as engine:
+    with looking(config, database) as engine:
         if as_json:
             print_json(terminal.overview(engine))
             return

@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from monitor.api.dashboard import charts
 from monitor.api.dashboard.render import epoch_ms
 from monitor.similar import similar_to
-from storage import history, page_queries, queries
+from storage import page_queries, queries
 from storage.names import WARM_UP_WINDOWS
 
 Row = Mapping[str, Any]
@@ -59,7 +59,7 @@ def index(
         "series": series,
         "learning": learning,
         "warm_up": WARM_UP_WINDOWS,
-        "deliveries": history.delivery_totals(engine),
+        "deliveries": queries.delivery_totals(engine),
         "filtered": bool(state or severity or text),
     }
     return context, found.total

@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 
 from monitor.api.dashboard import charts
 from monitor.api.dashboard.render import epoch_ms
-from storage import history, page_queries, queries
+from storage import page_queries, queries
 from storage.names import SILENCE_FIELDS, WARM_UP_WINDOWS
 
 Row = Mapping[str, Any]
@@ -151,7 +151,7 @@ def deliveries(engine: Engine, *, status: str, text: str, page: int) -> tuple[di
     )
     context = {
         "rows": found.rows,
-        "counts": history.delivery_totals(engine),
+        "counts": queries.delivery_totals(engine),
         "states": list(DELIVERY_STATES.items()),
         "status": status,
         "text": text,
