@@ -360,7 +360,7 @@ def test_what_lies_between_two_bombs_of_many_messages_is_read(broker: services.B
     whole = {"linger_ms": 5_000, "batch_size": 1 << 27, "max_request_size": 1 << 28}
     for values in ([bytes(24_000_000)] * 3, MESSAGES[:5], [bytes(24_000_000)] * 3, MESSAGES[:4]):
         services.produce(broker.bootstrap, topic, values, compression_type="zstd", **whole)
-    source = KafkaSource(kafka_settings(broker.bootstrap, topic))
+    source = kafka_source(kafka_settings(broker.bootstrap, topic))
     partition = assigned(source)
     source.start(partition, 0)
     events = until(source, lambda es: len(messages(es)) >= 9, timeout_s=60)
