@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import text
 
 from storage.engine import connect
+from tests.forks import Forked, Forks
 
 VIEWS: dict[str, str] = {
     "window_history": "series, window_start",
@@ -37,15 +38,25 @@ def command(*arguments: str) -> list[str]:
 
 
 class Daemon:
-    """`inferwatch run` as a process of its own."""
+    """`inferwatch run` as a process of its own; with `forks` a fork of one that has started."""
 
-    def __init__(self, config: Path, log: Path, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        config: Path,
+        log: Path,
+        environment: dict[str, str] | None = None,
+        forks: Forks | None = None,
+    ) -> None:
         self.log = log
         self._environment = {**os.environ, **(environment or {})}
+        self._config, self._forks = config, forks
         self._arguments = command("run", "--config", str(config))
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | Forked | None = None
 
     def start(self) -> None:
+        if self._forks is not None:
+            self.process = self._forks.start(self._config, self.log)
+            return
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
                 self._arguments, stdout=out, stderr=subprocess.STDOUT, env=self._environment

@@ -376,13 +376,13 @@ def plain_url(url: str) -> str:
     return url.replace("postgresql+psycopg://", "postgresql://", 1)
 
 
-def create_database(server_url: str) -> str:
-    """A fresh, empty database with a name of its own; returns its SQLAlchemy URL."""
+def create_database(server_url: str, template: str = "template0") -> str:
+    """A fresh database with a name of its own, empty or a copy of another; returns its SQLAlchemy URL."""
     import psycopg
 
     name = f"t_{uuid.uuid4().hex}"
     with psycopg.connect(plain_url(server_url), autocommit=True) as connection:
-        connection.execute(f'create database "{name}" template template0')
+        connection.execute(f'create database "{name}" template "{template}"')
     return f"{server_url.rpartition('/')[0]}/{name}"
 
 

@@ -5,29 +5,49 @@ The long form is benchmarks/chaos.py.
 
 from __future__ import annotations
 
+import json
 import random
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from benchmarks.chaos import SERVICES, faults_of_log, log_lines, log_minutes
 from tests import services
+from tests.audit import audit, wait_settled
 from tests.daemons import Daemon
-from tests.fleet import (
-    Fleet,
-    Trickle,
-    audit,
-    by_series,
-    end_offsets,
-    run_faults,
-    stop_all,
-    wait_settled,
-    write_config,
-)
+from tests.fleet import Fleet, stop_all, write_config
 from tests.logs import lines, with_bad_lines
 from tests.receivers import hook
+from tests.trickle import Trickle, by_series, end_offsets, run_faults
 
 PARTITIONS, DAEMONS, KILLS, SEED = 6, 3, 5, 3
+
+
+@pytest.mark.parametrize("records", [60_000, 1_000_000])
+def test_the_log_of_the_long_form_has_dozens_of_strong_faults(records: int) -> None:
+    faults = faults_of_log(log_minutes(records))
+    assert len(faults) >= 3 * SERVICES
+    assert len(set(faults)) == len(faults)
+
+
+def test_the_log_of_the_long_form_shows_its_faults(tmp_path: Path) -> None:
+    """A run without alerts, incidents and deliveries would compare nothing."""
+    found = [record for record in map(record_of, log_lines(tmp_path, 60_000, seed=1)) if record]
+    assert 40_000 < len(found) < 80_000
+    failed = Counter((r["model"], r["endpoint"]) for r in found if str(r.get("status")).startswith("5"))
+    assert len({(r["model"], r["endpoint"]) for r in found}) == SERVICES
+    assert sum(count > 30 for count in failed.values()) >= SERVICES // 2
+
+
+def record_of(message: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(message)
+    except ValueError:
+        return {}
+    return record if isinstance(record, dict) and "request_id" in record else {}
 
 
 @pytest.mark.kafka
@@ -61,7 +81,7 @@ def test_a_fleet_under_faults_loses_nothing(
             for _ in range(DAEMONS):
                 fleet.add()
             trickle.start()
-            run_faults(fleet, trickle, faults)
+            read = run_faults(fleet, trickle, faults)
             trickle.join()
             produced = sum(end_offsets(kafka_bootstrap, topic).values())
             assert produced == len(messages)
@@ -76,8 +96,8 @@ def test_a_fleet_under_faults_loses_nothing(
         finally:
             fleet.close()
         promises = audit(
-            database=disturbed, oracle=oracle, produced=produced, received=received,
-            oracle_received=oracle_received, fleet=fleet,
+            database=disturbed, oracle=oracle, produced=produced, read_under_faults=read,
+            received=received, oracle_received=oracle_received, fleet=fleet,
         )  # fmt: skip
     assert fleet.faults["kill -9"] == KILLS and fleet.faults["SIGSTOP longer than the session"] == 1
     assert [promise for promise in promises if not promise.kept and not promise.timed] == []
