@@ -33,6 +33,7 @@ COMMANDS: dict[str, str] = {
     "alerts": "history",
     "windows": "history",
     "series": "history",
+    "deployments": "history",
     "silences": "history",
     "deliveries": "history",
     "models": "history",

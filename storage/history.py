@@ -11,7 +11,7 @@ from sqlalchemy import Engine, desc, func, select
 from storage import schema
 from storage.access_schema import ActionTable
 from storage.engine import reading
-from storage.queries import MAX_IDS
+from storage.queries import DEPLOYMENT_ROW, MAX_IDS
 from storage.schema import table
 from storage.shown import Key, Row, ordered, rows, time_of
 
@@ -38,12 +38,17 @@ def deployments(
     series: str | Sequence[str] | None = None,
     since_ms: int | None = None,
     until_ms: int | None = None,
+    verdict: str | None = None,
     limit: int = 100,
     after: Sequence[Any] | None = None,
 ) -> list[Row]:
-    """First windows of new model versions, newest first; `at` is the start of the window (event time)."""
+    """New model versions and how each compares with the one it replaces, newest first.
+
+    `at` is the start of the first window (event time); `verdict` and what belongs to it is None before the
+    first comparison.
+    """
     statement = ordered(
-        select(DEPLOYMENTS.c.series, DEPLOYMENTS.c.model_version, DEPLOYMENTS.c.at_ms),
+        select(*DEPLOYMENT_ROW),
         ORDERS["deployments"],
         after,
     )
@@ -55,6 +60,8 @@ def deployments(
         statement = statement.where(DEPLOYMENTS.c.at_ms >= since_ms)
     if until_ms is not None:
         statement = statement.where(DEPLOYMENTS.c.at_ms < until_ms)
+    if verdict is not None:
+        statement = statement.where(DEPLOYMENTS.c.verdict == verdict)
     return rows(engine, statement.limit(limit))
 
 

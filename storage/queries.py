@@ -30,6 +30,7 @@ ALERTS, LINKS = table(schema.AlertTable), table(schema.IncidentAlertTable)
 INCIDENTS, EVENTS = table(schema.IncidentTable), table(schema.IncidentEventTable)
 LABELS, NOTES = table(schema.IncidentLabelTable), table(schema.IncidentNoteTable)
 DEPLOYMENTS = table(schema.DeploymentTable)
+DEPLOYMENT_ROW = tuple(column for column in DEPLOYMENTS.c if column.name != "id")
 DELIVERIES, REJECTS = table(schema.DeliveryTable), table(schema.RejectTable)
 MODELS, SILENCES, REVISIONS = (
     table(schema.ModelTable),
@@ -173,7 +174,7 @@ def _deployments_around(engine: Engine, incident_row: Row) -> list[Row]:
     """New model versions of the incident's series from an hour before it until its end, oldest first."""
     series = json.loads(incident_row["series"])[:MAX_IDS]
     statement = (
-        select(DEPLOYMENTS.c.series, DEPLOYMENTS.c.model_version, DEPLOYMENTS.c.at_ms)
+        select(*DEPLOYMENT_ROW)
         .where(DEPLOYMENTS.c.series.in_(series))
         .where(DEPLOYMENTS.c.at_ms >= ms_of(incident_row["started_at"]) - BEFORE_MS)
         .order_by(DEPLOYMENTS.c.at_ms, DEPLOYMENTS.c.series, DEPLOYMENTS.c.model_version)
