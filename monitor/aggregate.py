@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from detectors.paired import Records
 from monitor import grouping, kernels
 from monitor.columns import Batch
 from monitor.record_types import RequestIds
@@ -16,12 +17,14 @@ from monitor.sketches import (
     EXEMPLARS,
     GRID_CELLS,
     HISTOGRAMS,
+    NUMBERS,
     SLICE_FIELDS,
     SLICE_SLOTS,
     SUMS,
     Aggregate,
     Histograms,
     Slices,
+    bucket_values,
 )
 from monitor.tables import Table
 
@@ -59,6 +62,25 @@ def _empty_table(rows: int, entries: int) -> Table:
         entry_codes=np.zeros((entries, HISTOGRAMS), np.uint16),
         seen_keys=np.zeros(4 * entries, np.int32),
         seen_pairs=np.zeros(4 * entries, np.int32),
+    )
+
+
+_VERSION, _CONFIDENCE = SLICE_FIELDS.index("model_version"), NUMBERS.index("confidence")
+
+
+class _Marks(NamedTuple):
+    """What is kept of every record of an open window (by entry), to tell versions apart."""
+
+    versions: Int32  # text id, -1 = absent
+    flags: npt.NDArray[np.int8]  # [entries, 3]: is_error, truncated, correct; -1 = absent
+    confidence: npt.NDArray[np.float32]
+
+
+def _no_marks(entries: int) -> _Marks:
+    return _Marks(
+        np.full(entries, -1, np.int32),
+        np.full((entries, 3), -1, np.int8),
+        np.full(entries, np.nan, np.float32),
     )
 
 
@@ -103,6 +125,8 @@ class OpenWindow:
         self._exemplars: Objects = np.full((self._rows, 3, EXEMPLARS), None, dtype=object)
         self._metric_sums = np.zeros((self._rows, max_metrics))
         self._metric_counts = np.zeros((self._rows, max_metrics))
+        self._marks: _Marks | None = None  # of the entries, from the first record with a version on
+        self._order: tuple[Int64, Int64] | None = None  # of the entries, once closed
 
     def add(self, batch: Batch, chosen: Int64) -> tuple[int, int]:
         """Count records of this window, in offset order -> (records accepted, metric values ignored)."""
@@ -113,6 +137,8 @@ class OpenWindow:
             *(self._table, batch.columns, batch.bits, chosen, self._row_of, self._used),
             *(self.start_ms, self._cell_ms, len(self.sids)),
         )
+        if self._marks is not None or (batch.columns.texts[_VERSION, kept] >= 0).any():
+            self._mark(batch, kept)
         self._used += len(kept)
         if len(exemplars):
             row, kind, at, record = exemplars.T
@@ -136,11 +162,14 @@ class OpenWindow:
         """moved: old id -> new id."""
         held = self._table.slice_ids
         held[held > 0] = moved[held[held > 0] - 1] + 1
+        if self._marks is not None:
+            versions = self._marks.versions
+            versions[versions >= 0] = moved[versions[versions >= 0]]
 
     def close(self, rank: Int64, texts: Sequence[str]) -> Aggregate:
         """The aggregate, row r at place rank[r]."""
         rows = len(self.sids)
-        order, bounds = grouping.order_by_row(self._table.entry_row, self._used, rank)
+        order, bounds = self._order = grouping.order_by_row(self._table.entry_row, self._used, rank)
         by_rank = np.empty(rows, np.int64)
         by_rank[rank] = np.arange(rows)
         t = self._table
@@ -156,6 +185,31 @@ class OpenWindow:
             metric_sums=self._metric_sums[by_rank, :names],
             metric_counts=self._metric_counts[by_rank, :names],
         )
+
+    def by_version(self, place: int, texts: Sequence[str]) -> dict[str, Records]:
+        """The records of the row at this place of a closed window, by model version."""
+        if self._marks is None or self._order is None:
+            return {}
+        order, bounds = self._order
+        entries = order[bounds[place] : bounds[place + 1]]
+        versions = self._marks.versions[entries]
+        found = {}
+        for version in np.unique(versions[versions >= 0]).tolist():
+            own = entries[versions == version]
+            codes = self._table.entry_codes[own]
+            numbers = np.where(codes == 0, np.nan, bucket_values()[codes])
+            flags = self._marks.flags[own]
+            found[texts[version]] = Records(
+                latency_ms=numbers[:, 0],
+                ttft_ms=numbers[:, 1],
+                input_tokens=numbers[:, 4],
+                output_tokens=numbers[:, 5],
+                confidence=self._marks.confidence[own].astype(np.float64),
+                is_error=flags[:, 0],
+                truncated=flags[:, 1],
+                correct=flags[:, 2],
+            )
+        return found
 
     def exemplars(self, rank: Int64) -> tuple[Objects, Float64]:
         """request_ids [m, 3, EXEMPLARS] (None = free) and latencies of the slow ones, placed by rank."""
@@ -174,6 +228,20 @@ class OpenWindow:
             *(bounds, fields.astype(np.uint8), t.slice_ids[held] - 1, t.slice_counts[held]),
             *(t.slice_latency[held], texts),
         )
+
+    def _mark(self, batch: Batch, kept: Int64) -> None:
+        """Remember what tells the records of two versions apart, beside their buckets."""
+        c, part = batch.columns, slice(self._used, self._used + len(kept))
+        if self._marks is None:
+            self._marks = _no_marks(self._entries)
+        elif len(self._marks.versions) < self._entries:
+            bigger = _no_marks(self._entries)
+            for name in _Marks._fields:
+                getattr(bigger, name)[: self._used] = getattr(self._marks, name)[: self._used]
+            self._marks = bigger
+        self._marks.versions[part] = c.texts[_VERSION, kept]
+        self._marks.flags[part] = np.stack([c.is_error[kept], c.truncated[kept], c.correct[kept]], axis=1)
+        self._marks.confidence[part] = c.numbers[_CONFIDENCE, kept]
 
     def _make_rows(self, sid: Int32) -> None:
         highest = int(sid.max())

@@ -22,7 +22,7 @@ from __future__ import annotations
 import dataclasses
 import uuid
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,6 +46,8 @@ MAX_REMEMBERED_WINDOWS = 64
 KEEP_RESOLVED_MS = 86_400_000
 """Event time a resolved alert stays in memory, the longest revision horizon there is."""
 MAX_VERSIONS = 8
+BLAME = "; new version "
+"""What stands between the sentence of an alert and a comparison that came while it fired."""
 NEW_NORMAL = "new_normal"
 SETTLING_WINDOWS = 30
 """Anomalous windows without a break behind a new normal that still belong to the change before it."""
@@ -67,6 +69,7 @@ class Observation:
     contributions: tuple[Contribution, ...] = ()
     slices: Sequence[Slice] = ()
     exemplars: Sequence[str] = ()
+    note: str = ""  # about a new model version, for the sentence
 
     @property
     def window_s(self) -> float:
@@ -192,7 +195,10 @@ def _fire(seen: Observation, now_ms: int) -> Decision:
         rarity=explain.rarity(seen.tail_probability, seen.window_s),
         reason=seen.reason,
         summary=explain.sentence(
-            seen.series, seen.contributions, guilty, since_ms=seen.window_start_ms, score=seen.score
+            *(seen.series, seen.contributions, guilty),
+            since_ms=seen.window_start_ms,
+            score=seen.score,
+            note=seen.note,
         ),
         top_features=explain.feature_rows(seen.contributions),
         slices=guilty,
@@ -249,7 +255,10 @@ def _worse(old: AlertRow, seen: Observation, *, trouble_s: float) -> AlertRow:
         alert,
         reason=seen.reason,
         summary=explain.sentence(
-            seen.series, seen.contributions, guilty, since_ms=alert.window_start_ms, score=seen.score
+            *(seen.series, seen.contributions, guilty),
+            since_ms=alert.window_start_ms,
+            score=seen.score,
+            note=seen.note,
         ),
         top_features=explain.feature_rows(seen.contributions),
         slices=guilty,
@@ -301,9 +310,17 @@ def _versions(known: Sequence[str], slices: Sequence[Slice]) -> list[str]:
 
 
 def step(
-    states: dict[str, AlertState], closed: ClosedWindows, scores: ScoreBatch, settings: DetectionSettings
+    states: dict[str, AlertState],
+    closed: ClosedWindows,
+    scores: ScoreBatch,
+    settings: DetectionSettings,
+    *,
+    note: Callable[[str, int], str] = lambda *_: "",
 ) -> list[AlertTransition]:
-    """All windows of one batch; `states` changes in place. Normal windows of inactive series cost nothing."""
+    """All windows of one batch; `states` changes in place. Normal windows of inactive series cost nothing.
+
+    `note`: (series, event time) -> what its newest model version is known for, "" for nothing.
+    """
     names = closed.batch.series
     rows = set(np.flatnonzero(scores.is_anomalous).tolist())
     rows |= {row for row, reason in enumerate(scores.reason) if reason == NEW_NORMAL}
@@ -319,10 +336,26 @@ def step(
     transitions: list[AlertTransition] = []
     for row in sorted(rows):
         seen = _observe(closed, scores, row)
+        if seen.is_anomalous:
+            seen = dataclasses.replace(seen, note=note(seen.series, seen.window_end_ms))
         new, told, _ = decide(states.get(names[row]), seen, settings)
         if new is not None:
             states[names[row]] = new
         transitions += told
+    return transitions
+
+
+def blame(states: dict[str, AlertState], worse: Mapping[str, str], at_ms: int) -> list[AlertTransition]:
+    """New model versions were found worse (series -> the sentence): alerts that fire say so from now on."""
+    transitions = []
+    for series in sorted(worse):
+        state = states.get(series)
+        if state is None or state.status != "firing":
+            continue
+        told = state.alert.summary.split(BLAME)[0] + BLAME + worse[series]
+        alert = dataclasses.replace(state.alert, summary=told)
+        states[series] = dataclasses.replace(state, alert=alert)
+        transitions.append(AlertTransition(max(at_ms, state.seen_until_ms), "compared", alert))
     return transitions
 
 

@@ -11,11 +11,12 @@ from monitor.config import Settings
 from monitor.gaps import apart_id
 from monitor.models import Models
 from monitor.partition import Draft, OwnedPartition
+from monitor.rollouts import Rollouts
 from monitor.sources.base import Assigned, Partition, Source
 from monitor.windows import PartitionWindows, SeriesInfo
 from storage.facts import Facts
 from storage.ledger import Ledger
-from storage.types import Claim, SeriesRow
+from storage.types import Claim, SeriesRow, StoredWindow
 
 LOSS_WAIT_S, MAX_LOSS_WAIT_S = 10.0, 300.0
 APART = "series_suffix {}"  # the fact that series of a partition have names of their own
@@ -75,12 +76,22 @@ def load_partition(settings: Settings, parts: Parts, assigned: Assigned, claim: 
     scorer = parts.models.at_claim(claim.model_version)
     states = scorer.new_states()
     alerts: dict[str, alerting.AlertState] = {}
+    owned: OwnedPartition
+
+    def load_windows(series: str, since_ms: int, until_ms: int) -> list[StoredWindow]:
+        stored = parts.ledger.load_windows(series, since_ms, until_ms)
+        newest = {window.start_ms: window for window in stored}
+        newest |= owned.draft.windows_of(series, since_ms, until_ms)
+        return [newest[start_ms] for start_ms in sorted(newest)]
+
+    rollouts = Rollouts(load_windows)
     for row in claim.series:
         if row.detector_state is not None:
             states.load(row.series, row.detector_state)
+        if row.rollout_state is not None:
+            rollouts.restore(row.series, row.rollout_state)
         if row.alert_state is not None:
             alerts[row.series] = alerting.AlertState.from_bytes(row.alert_state)
-    owned: OwnedPartition
     suffix = parts.facts.recall(APART.format(key)) or ""
 
     def load_sketch(series: str, start_ms: int) -> bytes | None:
@@ -116,6 +127,7 @@ def load_partition(settings: Settings, parts: Parts, assigned: Assigned, claim: 
         scorer=scorer,
         states=states,
         alerts=alerts,
+        rollouts=rollouts,
         draft=Draft(),
         next_offset=claim.next_offset,
         committed_offset=claim.next_offset,

@@ -34,6 +34,7 @@ COMMANDS: dict[str, str] = {
     "alerts": "history",
     "windows": "history",
     "series": "history",
+    "deployments": "history",
     "silences": "history",
     "deliveries": "history",
     "models": "history",
@@ -47,7 +48,7 @@ COMMANDS: dict[str, str] = {
 
 READING = frozenset(
     (
-        *("alerts", "windows", "series", "incidents list", "incidents show"),
+        *("alerts", "windows", "series", "deployments", "incidents list", "incidents show"),
         *("deliveries list", "models list", "models show", "models drift", "silences list"),
     )
 )

@@ -65,12 +65,13 @@ def filled(
     means = metric_means(aggregate)
     metrics = {name: (spread(mean, np.nan), spread(n, 0.0)) for name, (mean, n) in means.items()}
     new_version = np.zeros(len(sids), np.bool_)
-    deployed: list[tuple[int, str]] = []
-    for r, shown in sketches.versions(aggregate.slices).items():
-        row = int(rows[r])
-        found = series.show_versions(sids[row], shown)
+    deployed: list[tuple[int, str, str]] = []
+    shown = {int(rows[r]): records for r, records in sketches.versions(aggregate.slices).items()}
+    for row, records in shown.items():
+        found = series.show_versions(sids[row], records)
+        before = series.settle(sids[row], records)
         new_version[row] = bool(found)
-        deployed += [(row, version) for version in found]
+        deployed += [(row, version, before) for version in found]
     blobs: list[bytes | None] = [None] * len(sids)
     encoded = sketches.encode(aggregate, new_version[rows].tolist())
     for row, blob in zip(rows.tolist(), encoded, strict=True):
@@ -79,7 +80,11 @@ def filled(
     names = [series.names[sid] for sid in sids]
     batch = WindowBatch(window.start_ms, window_ms, names, values, counts, metrics, new_version)
     infos = [series.info(sid) for sid in sids]
-    return ClosedWindows(batch, infos, blobs, details.slices, details.exemplars, tuple(sorted(deployed)))
+    place_by_row = {row: place for place, row in enumerate(rows.tolist())}
+    return ClosedWindows(
+        *(batch, infos, blobs, details.slices, details.exemplars, tuple(sorted(deployed)), shown),
+        by_version=lambda row: window.by_version(place_by_row[row], texts),
+    )
 
 
 def amended(
@@ -96,7 +101,7 @@ def amended(
     sid = late.sids[0]
     added = late.close(np.zeros(1, np.int64), texts)
     series.seen(*late.times())
-    deployed = series.show_versions(sid, sketches.versions(added.slices).get(0, []))
+    deployed = series.show_versions(sid, sketches.versions(added.slices).get(0, {}))
     merged, is_new = added, bool(deployed)
     if stored is not None:
         merged, is_new = sketches.merge(stored[0], added), is_new or stored[1]
@@ -107,7 +112,8 @@ def amended(
     )
     blob = sketches.encode(merged, [is_new])[0]
     late_records = int(added.sums[0, 0])
-    return AmendedWindow(batch, series.info(sid), blob, late_records, at_ms, tuple(sorted(deployed)))
+    told = tuple(sorted(deployed))
+    return AmendedWindow(batch, series.info(sid), blob, late_records, at_ms, told, series.current(sid))
 
 
 class _Details:

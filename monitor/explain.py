@@ -102,8 +102,10 @@ def sentence(
     *,
     since_ms: int,
     score: float,
+    note: str = "",
 ) -> str:
-    """One plain sentence about one alert; `since_ms` is the start of its first anomalous window."""
+    """One plain sentence about one alert; `since_ms` is the start of its first anomalous window, `note` what
+    is known about a new model version."""
     parts = [_first_part(series, contributions[0]) if contributions else f"{series} behaves unlike itself"]
     if not contributions:
         parts[0] += f" (score {score:.2f})"
@@ -119,6 +121,8 @@ def sentence(
         name = _SLICE_WORDS.get(str(worst["field"]), str(worst["field"]))
         share = "all of it" if worst["share"] >= 0.995 else f"{worst['share']:.0%} of it"
         parts.append(f"{share} from {name} {worst['value']}")
+    if note:
+        parts.append(note)
     return "; ".join(parts)
 
 
@@ -145,6 +149,14 @@ def title(top_features: Sequence[dict[str, Any]], series: Sequence[str], model: 
     if observed is None or expected is None or observed == expected:
         return f"Unusual {feature_words(top['feature'])} on {place}"
     return f"{'High' if observed > expected else 'Low'} {feature_words(top['feature'])} on {place}"
+
+
+def duration(ms: int) -> str:
+    """A length of time for people: 1800000 -> "30 min", 7200000 -> "2 h"."""
+    minutes = round(ms / 60_000)
+    if minutes < 120:
+        return f"{minutes} min"
+    return f"{minutes / 60:.3g} h" if minutes < 2_880 else f"{minutes / 1_440:.3g} days"
 
 
 def rarity(tail_probability: float, window_s: float) -> str:

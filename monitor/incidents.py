@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from monitor import explain, routing
-from monitor.alerting import SEVERITIES
+from monitor.alerting import BLAME, SEVERITIES
 from monitor.config import ChannelSettings, DetectionSettings, RouteSettings, Settings
 from monitor.endings import afterwards, closed, ended
 from monitor.inhibition import inhibitors
@@ -115,6 +115,8 @@ class _Work:
             self._resolved(t, incident_id)
         elif t.kind == "withdrawn":
             self._withdrawn(t, incident_id)
+        elif t.kind == "compared":
+            self._compared(t, incident_id)
         else:
             self._updated(t, incident_id)
 
@@ -212,6 +214,13 @@ class _Work:
         reason = f"{t.alert.series}: {t.alert.severity}, {t.alert.rarity}"
         self._event(incident_id, t, "severity_raised" if raised else "alert_updated", reason)
         self._tell_if_material(incident_id, t)
+
+    def _compared(self, t: AlertTransition, incident_id: str) -> None:
+        """A new model version was found worse: it explains, and is no reason to tell anybody again."""
+        old, (before, _, said) = self.incidents[incident_id], t.alert.summary.partition(BLAME)
+        if len(old.series) == 1 or old.summary.startswith(before):
+            self.incidents[incident_id] = dataclasses.replace(old, summary=t.alert.summary)
+        self._event(incident_id, t, "version_compared", f"{t.alert.series}: {said}")
 
     def _resolved(self, t: AlertTransition, incident_id: str) -> None:
         old = self.incidents[incident_id]

@@ -5,6 +5,7 @@ All of it is thrown away when the claim is lost; all of it comes back from the c
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,17 +15,20 @@ import numpy as np
 from detectors.base import Scorer, SeriesStates
 from monitor.alerting import AlertState
 from monitor.records import RecordColumns, RejectedRecord
+from monitor.rollouts import Rollouts
 from monitor.sources.base import Assigned, Gap, Partition, RawBatch, Undecodable
 from monitor.windows import Added, PartitionWindows, SeriesInfo
 from storage.types import (
     AlertTransition,
     Claim,
     Commit,
+    ComparisonRow,
     DeploymentRow,
     RejectedRow,
     RevisedWindow,
     ScoredWindows,
     SeriesRow,
+    StoredWindow,
 )
 
 
@@ -66,6 +70,7 @@ class Draft:
     rejected: list[RejectedRow] = field(default_factory=list)
     transitions: list[AlertTransition] = field(default_factory=list)
     deployments: list[DeploymentRow] = field(default_factory=list)
+    comparisons: list[ComparisonRow] = field(default_factory=list)
     sketches: dict[tuple[str, int], bytes | None] = field(default_factory=dict)
     window_rows: int = 0
 
@@ -100,6 +105,23 @@ class Draft:
         self.touched[info.series] = info
         self.sketches[row.series, row.window_start_ms] = row.sketch
 
+    def windows_of(self, series: str, since_ms: int, until_ms: int) -> dict[int, StoredWindow]:
+        """Drafted windows of a series that start in [since_ms, until_ms), by start, as they are now."""
+        found: dict[int, StoredWindow] = {}
+        for rows in self.windows:
+            if since_ms <= rows.window_start_ms < until_ms:
+                at = bisect_left(rows.series, series)
+                if at < len(rows.series) and rows.series[at] == series:
+                    found[rows.window_start_ms] = StoredWindow(
+                        rows.window_start_ms, rows.statistics[at], bool(rows.is_anomalous[at])
+                    )
+        for row in self.revisions:
+            if row.series == series and since_ms <= row.window_start_ms < until_ms:
+                found[row.window_start_ms] = StoredWindow(
+                    row.window_start_ms, row.statistics, row.is_anomalous
+                )
+        return found
+
 
 @dataclass(slots=True, eq=False)
 class OwnedPartition:
@@ -111,6 +133,7 @@ class OwnedPartition:
     scorer: Scorer
     states: SeriesStates
     alerts: dict[str, AlertState]
+    rollouts: Rollouts
     draft: Draft
     next_offset: int | None
     committed_offset: int | None
@@ -152,6 +175,7 @@ class OwnedPartition:
             )
         )
         self.states.drop(info.series)
+        self.rollouts.drop(info.series)
 
     def take_back(self, info: SeriesInfo) -> None:
         """A parked series has records again."""
@@ -215,6 +239,7 @@ class OwnedPartition:
                 window_state=info.state,
                 detector_state=self.states.dump(info.series) if info.series in self.states else None,
                 alert_state=self.alerts[info.series].to_bytes() if info.series in self.alerts else None,
+                rollout_state=self.rollouts.dump(info.series),
             )
             for info in draft.touched.values()
         ]
@@ -243,6 +268,7 @@ class OwnedPartition:
             transitions=draft.transitions,
             alerts=[self.alerts[name].alert for name in draft.touched if self._fires(name)],
             deployments=draft.deployments,
+            comparisons=draft.comparisons,
             topic_id=self.assigned.topic_id,
             leader_epoch=self.assigned.leader_epoch,
         )

@@ -205,10 +205,18 @@ class Pipeline:
     def _score_and_alert(self, p: OwnedPartition, step: ClosedWindows) -> None:
         with metrics.SCORE_SECONDS.time():
             scores = p.scorer.score(step.batch, p.states)
-        p.draft.transitions += alerting.step(p.alerts, step, scores, self.settings.detection)
         p.draft.close(scored_rows(step.batch, scores, step.sketches), step.infos)
         names, start_ms = step.batch.series, step.batch.window_start_ms
-        p.draft.deployments += [DeploymentRow(names[row], new, start_ms) for row, new in step.deployed]
+        p.draft.deployments += [
+            DeploymentRow(names[row], new, start_ms, old) for row, new, old in step.deployed
+        ]
+        compared = p.rollouts.step(step)
+        p.draft.comparisons += compared
+        worse = {row.series: row.summary for row in compared if row.verdict == "worse"}
+        p.draft.transitions += alerting.blame(p.alerts, worse, start_ms + step.batch.window_ms)
+        p.draft.transitions += alerting.step(
+            p.alerts, step, scores, self.settings.detection, note=p.rollouts.note
+        )
         self.windows_closed += len(step.batch)
         metrics.WINDOWS.inc(len(step.batch))
 
@@ -218,7 +226,10 @@ class Pipeline:
         p.draft.transitions += alerting.amend(p.alerts, step, scores, self.settings.detection)
         p.draft.revise(revised_row(step, scores), step.info)
         start_ms = step.batch.window_start_ms
-        p.draft.deployments += [DeploymentRow(step.info.series, new, start_ms) for new in step.deployed]
+        p.draft.deployments += [
+            DeploymentRow(step.info.series, new, start_ms, step.previous) for new in step.deployed
+        ]
+        p.rollouts.amended(step)
         metrics.REVISIONS.inc()
 
     def _expire(self, p: OwnedPartition, step: ExpiredSeries) -> None:
@@ -226,6 +237,7 @@ class Pipeline:
             p.draft.transitions += alerting.expire(p.alerts, info.series, step.at_ms)
             p.draft.expire(info.series)
             p.states.drop(info.series)
+            p.rollouts.drop(info.series)
 
     def _make_place(self, p: OwnedPartition, step: ParkedSeries | ReturnedSeries) -> None:
         """Memory is bounded: a silent series leaves it, and gets its state back with its next record."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -48,6 +48,7 @@ class _State(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     format: int
     versions: list[str]
     since: int = -1  # offset from which on records are counted here and not under the overflow series
+    current: str = ""  # the model version of most records of the newest window that has any
 
 
 _decoder = msgspec.msgpack.Decoder(_State)
@@ -73,6 +74,7 @@ class SeriesTable:
         self.names: list[str] = []  # by sid
         self._labels: list[tuple[str, str]] = []  # model, endpoint
         self._versions: list[dict[str, None]] = []
+        self._current: list[str] = []  # the version that most records of the newest window had
         self._states: list[bytes | None] = []  # the versions as they are stored
         self._infos: list[SeriesInfo | None] = []
         self._taken = np.zeros(0, np.bool_)  # the sid belongs to a series
@@ -95,6 +97,7 @@ class SeriesTable:
         if info.state:
             state = _decode_state(info.state)
             self._versions[sid] = dict.fromkeys(state.versions)
+            self._current[sid] = state.current
             self.since[sid] = max(state.since, int(self.since[sid]))
         self._states[sid] = self._infos[sid] = self._order = None
 
@@ -179,6 +182,7 @@ class SeriesTable:
         self.names.extend([""] * added)
         self._labels.extend([("", "")] * added)
         self._versions.extend({} for _ in range(added))
+        self._current.extend([""] * added)
         self._states.extend([None] * added)
         self._infos.extend([None] * added)
         self._taken = np.concatenate([self._taken, np.zeros(added, np.bool_)])
@@ -207,7 +211,20 @@ class SeriesTable:
             self._order = np.array(sorted(live, key=self.names.__getitem__), np.int64)
         return self._order
 
-    def show_versions(self, sid: int, versions: Sequence[str]) -> list[str]:
+    def settle(self, sid: int, records: Mapping[str, int]) -> str:
+        """The version that most of a window's records have is the current one; returns the one before."""
+        before = self._current[sid]
+        most = max(records, key=lambda version: (records[version], version == before, version))
+        if most != before:
+            self._current[sid] = most
+            self._states[sid] = self._infos[sid] = None
+        return before
+
+    def current(self, sid: int) -> str:
+        """The version of most records of the newest window with versions; "" before the first."""
+        return self._current[sid]
+
+    def show_versions(self, sid: int, versions: Iterable[str]) -> list[str]:
         """Remember model versions; returns those that are new, none of them the series' first."""
         known = self._versions[sid]
         unknown = [version for version in versions if version not in known]
@@ -226,7 +243,7 @@ class SeriesTable:
             model, endpoint = self._labels[sid]
             state = self._states[sid]
             if state is None and (self._versions[sid] or self.since[sid] >= 0):
-                kept = _State(1, list(self._versions[sid]), int(self.since[sid]))
+                kept = _State(1, list(self._versions[sid]), int(self.since[sid]), self._current[sid])
                 state = self._states[sid] = msgspec.msgpack.encode(kept)
             first, last = int(self.first_ms[sid]), int(self.last_ms[sid])
             found = self._infos[sid] = SeriesInfo(self.names[sid], model, endpoint, first, last, state)
@@ -238,6 +255,7 @@ class SeriesTable:
         self.first_ms[sids], self.last_ms[sids] = FOREVER_MS, NEVER_MS
         for sid in sids.tolist():
             self._versions[sid], self._states[sid], self._infos[sid] = {}, None, None
+            self._current[sid] = ""
         self._order = None
         return tuple(self.names[sid] for sid in sids.tolist())
 

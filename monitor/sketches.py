@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -52,6 +53,16 @@ SUMS: tuple[str, ...] = (
     *("timed_output_ms", "timed_output_tokens"),
 )
 SUM_INDEX: dict[str, int] = {name: i for i, name in enumerate(SUMS)}
+
+
+@cache
+def bucket_values() -> Float64:
+    """The value that stands for each bucket: zero, or the harmonic middle of its borders."""
+    low_bits = (np.arange(CODES) - 2 + BUCKET_BASE) << BUCKET_SHIFT
+    low, high = low_bits.view(np.float64), (low_bits + (1 << BUCKET_SHIFT)).view(np.float64)
+    values = 2.0 * low * high / (low + high)
+    values[:2] = 0.0
+    return values
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,13 +125,14 @@ def slice_rows(slices: Slices, row: int) -> list[SliceRow]:
     return sorted(found, key=lambda each: (each[0], -each[2], each[1]))
 
 
-def versions(slices: Slices) -> dict[int, list[str]]:
-    """Row -> the model versions that it holds; rows without one are absent."""
-    held: dict[int, list[str]] = {}
+def versions(slices: Slices) -> dict[int, dict[str, int]]:
+    """Row -> the model versions that it holds and their records; rows without one are absent."""
+    held: dict[int, dict[str, int]] = {}
     at = np.flatnonzero(slices.fields == SLICE_FIELDS.index("model_version"))
     rows = np.searchsorted(slices.bounds, at, side="right") - 1
-    for row, i in zip(rows.tolist(), slices.ids[at].tolist(), strict=True):
-        held.setdefault(row, []).append(slices.texts[i])
+    records = slices.counts[at, 0].tolist()
+    for row, i, n in zip(rows.tolist(), slices.ids[at].tolist(), records, strict=True):
+        held.setdefault(row, {})[slices.texts[i]] = n
     return held
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
+from detectors.paired import Records
 from detectors.types import WindowBatch
 from monitor.series import SeriesInfo
 
@@ -32,7 +33,12 @@ class ClosedWindows:
     sketches: list[bytes | None]  # None for an empty window
     slices: Callable[[int], list[Slice]]  # row -> slices; computed only when asked
     exemplars: Callable[[int], dict[str, list[str]]]  # row -> {"slow": [...], "error": [...], "any": [...]}
-    deployed: tuple[tuple[int, str], ...] = ()  # (row, model version) seen for the first time in this window
+    deployed: tuple[tuple[int, str, str], ...] = ()
+    """(row, model version seen for the first time in this window, the one that most records had before)"""
+    versions: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
+    """row -> records by model version; rows without one are absent"""
+    by_version: Callable[[int], dict[str, Records]] = lambda _: {}
+    """row -> its records by model version; computed only when asked, which is before the next step"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,7 @@ class AmendedWindow:
     late_records: int
     at_ms: int  # event time at which the change counts: end of the next window to close
     deployed: tuple[str, ...] = ()  # model versions that only the late records have shown
+    previous: str = ""  # the model version of most records of the newest window
 
 
 @dataclass(frozen=True, slots=True)

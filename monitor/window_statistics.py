@@ -12,14 +12,12 @@ import numpy.typing as npt
 
 from detectors.types import STATISTIC_INDEX, STATISTICS
 from monitor.sketches import (
-    BUCKET_BASE,
-    BUCKET_SHIFT,
-    CODES,
     GRID_CELLS,
     HISTOGRAMS,
     NUMBERS,
     SUM_INDEX,
     Aggregate,
+    bucket_values,
 )
 from monitor.tables import compiled
 
@@ -95,16 +93,7 @@ _RECORDS, _LATENCY_N = SUM_INDEX["records"], SUM_INDEX["latency_n"]
 _INPUT_N, _MEMORY_N = SUM_INDEX["input_n"], SUM_INDEX["memory_n"]
 
 
-def _bucket_values() -> Float64:
-    """The value that stands for each bucket: zero, or the harmonic middle of its borders."""
-    low_bits = (np.arange(CODES) - 2 + BUCKET_BASE) << BUCKET_SHIFT
-    low, high = low_bits.view(np.float64), (low_bits + (1 << BUCKET_SHIFT)).view(np.float64)
-    values = 2.0 * low * high / (low + high)
-    values[:2] = 0.0
-    return values
-
-
-_BUCKET_VALUES = _bucket_values()
+_BUCKET_VALUES = bucket_values()
 
 
 @compiled

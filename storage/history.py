@@ -11,49 +11,17 @@ from sqlalchemy import Engine, desc, func, select
 from storage import schema
 from storage.access_schema import ActionTable
 from storage.engine import reading
-from storage.queries import MAX_IDS
 from storage.schema import table
 from storage.shown import Key, Row, ordered, rows, time_of
 
-DEPLOYMENTS, ACTIONS = table(schema.DeploymentTable), table(ActionTable)
+ACTIONS = table(ActionTable)
 TRANSITIONS, ALERTS = table(schema.TransitionTable), table(schema.AlertTable)
 LINKS, INCIDENTS = table(schema.IncidentAlertTable), table(schema.IncidentTable)
 EVENTS, DELIVERIES = table(schema.IncidentEventTable), table(schema.DeliveryTable)
 PARTITIONS = table(schema.PartitionTable)
 ORDERS: dict[str, tuple[Key, ...]] = {
-    "deployments": (
-        (DEPLOYMENTS.c.at_ms, True),
-        (DEPLOYMENTS.c.series, False),
-        (DEPLOYMENTS.c.model_version, False),
-    ),
     "actions": ((ACTIONS.c.id, True),),
 }
-
-
-def deployments(
-    engine: Engine,
-    *,
-    series: str | Sequence[str] | None = None,
-    since_ms: int | None = None,
-    until_ms: int | None = None,
-    limit: int = 100,
-    after: Sequence[Any] | None = None,
-) -> list[Row]:
-    """First windows of new model versions, newest first; `at` is the start of the window (event time)."""
-    statement = ordered(
-        select(DEPLOYMENTS.c.series, DEPLOYMENTS.c.model_version, DEPLOYMENTS.c.at_ms),
-        ORDERS["deployments"],
-        after,
-    )
-    if isinstance(series, str):
-        statement = statement.where(DEPLOYMENTS.c.series == series)
-    elif series is not None:
-        statement = statement.where(DEPLOYMENTS.c.series.in_(list(series)[:MAX_IDS]))
-    if since_ms is not None:
-        statement = statement.where(DEPLOYMENTS.c.at_ms >= since_ms)
-    if until_ms is not None:
-        statement = statement.where(DEPLOYMENTS.c.at_ms < until_ms)
-    return rows(engine, statement.limit(limit))
 
 
 def actions(

@@ -37,6 +37,11 @@ ORDERS: dict[str, tuple[Key, ...]] = {
         ("deliveries.sequence", True),
         ("deliveries.delivery_id", False),
     ),
+    "deployments": (
+        ("deployments.at_ms", True),
+        ("deployments.series", False),
+        ("deployments.model_version", False),
+    ),
     "rejected": (("rejects.id", True),),
     "silences": (("silences.starts_at_ms", True), ("silences.silence_id", False)),
     "models": (("models.trained_at_ms", True), ("models.version", False)),
@@ -44,6 +49,11 @@ ORDERS: dict[str, tuple[Key, ...]] = {
 """List -> the columns of its order, and whether each descends; unique together."""
 After = Sequence[Any] | None
 INCIDENTS = Select("incidents.*", "incidents")
+DEPLOYMENTS = Select(
+    "series, model_version, at_ms, previous_version, verdict, basis, compared_at_ms, requests, summary, "
+    "differences",
+    "deployments",
+)
 LINKED = "SELECT incident_alerts.incident_id FROM incident_alerts JOIN alerts USING (alert_id)"
 ALERTS = Select(
     "alerts.*, incident_alerts.incident_id",
@@ -181,12 +191,32 @@ def _deployments_around(source: Source, incident_row: Row) -> list[Row]:
     """New model versions of the incident's series from an hour before it until its end, oldest first."""
     end = incident_row["resolved_at"]
     statement = (
-        Select("series, model_version, at_ms", "deployments")
-        .within("series", json.loads(incident_row["series"])[:MAX_IDS])
+        DEPLOYMENTS.within("series", json.loads(incident_row["series"])[:MAX_IDS])
         .from_to("at_ms", ms_of(incident_row["started_at"]) - BEFORE_MS, end and ms_of(end) + 1)
         .ordered([("at_ms", False), ("series", False), ("model_version", False)])
     )
     return rows(source, statement, 100)
+
+
+def deployments(
+    source: Source,
+    *,
+    series: str | Sequence[str] | None = None,
+    since_ms: int | None = None,
+    until_ms: int | None = None,
+    verdict: str | None = None,
+    limit: int = 100,
+    after: After = None,
+) -> list[Row]:
+    """New model versions and how each compares with the one it replaces, newest first.
+
+    `at` is the start of the first window (event time); `verdict` and what belongs to it is None before the
+    first comparison.
+    """
+    statement = DEPLOYMENTS.from_to("at_ms", since_ms, until_ms).equal("deployments", verdict=verdict)
+    if series is not None:
+        statement = statement.within("series", [series] if isinstance(series, str) else series[:MAX_IDS])
+    return rows(source, statement.ordered(ORDERS["deployments"], after), limit)
 
 
 def alerts(

@@ -23,6 +23,7 @@ from storage.schema import table
 from storage.types import FEATURE_COLUMNS, Commit, RevisedWindow, SeriesConflict
 
 SERIES, WINDOWS = table(schema.SeriesTable), table(schema.WindowTable)
+DEPLOYMENTS = table(schema.DeploymentTable)
 REVISIONS, SKETCHES = table(schema.WindowRevisionTable), table(schema.WindowSketchTable)
 MAX_CACHED_IDS = 200_000
 MAX_IDS = 500
@@ -51,7 +52,19 @@ _REVISE = (
 _EXPIRE = (
     update(SERIES)
     .where(SERIES.c.name == bindparam("b_name"), SERIES.c.partition_id == bindparam("b_partition_id"))
-    .values(live=False, window_state=None, detector_state=None, alert_state=None)
+    .values(live=False, window_state=None, detector_state=None, alert_state=None, rollout_state=None)
+)
+_COMPARE = (
+    update(DEPLOYMENTS)
+    .where(DEPLOYMENTS.c.series == bindparam("b_series"))
+    .where(DEPLOYMENTS.c.model_version == bindparam("b_model_version"))
+    .where(DEPLOYMENTS.c.at_ms == bindparam("b_at_ms"))
+    .values(
+        **{
+            name: bindparam(f"b_{name}")
+            for name in ("verdict", "basis", "compared_at_ms", "requests", "summary", "differences")
+        }
+    )
 )
 _NEWEST = (
     update(SERIES)
@@ -64,7 +77,7 @@ _NEWEST = (
     )
 )
 _SERIES_COLUMNS = ("model", "endpoint", "partition_id", "last_record_ms", "live")
-_STATES = ("window_state", "detector_state", "alert_state")
+_STATES = ("window_state", "detector_state", "alert_state", "rollout_state")
 
 
 class ResultWriter:
@@ -112,14 +125,7 @@ class ResultWriter:
                 for reject in commit.rejected_rows
             ]
             connection.execute(insert(table(schema.RejectTable)), rejects)
-        if commit.deployments:
-            marks = {
-                (series_key(d.series), text.key(d.model_version, schema.NAME_LENGTH), d.at_ms)
-                for d in commit.deployments
-            }
-            columns = ("series", "model_version", "at_ms")
-            deployed = [dict(zip(columns, row, strict=True)) for row in sorted(marks)]
-            connection.execute(self._insert_deployments, deployed)
+        self._write_deployments(connection, commit)
         self._write_transitions(connection, commit)
         return ids
 
@@ -233,6 +239,36 @@ class ResultWriter:
         execute_many(
             connection, self._upsert_sketches, [row(*place, sketch) for place, sketch in newest.items()]
         )
+
+    def _write_deployments(self, connection: Connection, commit: Commit) -> None:
+        """New model versions, then what was found about them and about earlier ones."""
+        marks = {
+            (series_key(d.series), text.key(d.model_version, schema.NAME_LENGTH), d.at_ms): d.previous_version
+            for d in commit.deployments
+        }
+        if marks:
+            columns = ("series", "model_version", "at_ms")
+            deployed = [
+                {**dict(zip(columns, mark, strict=True)), "previous_version": text.clean(marks[mark], 512)}
+                for mark in sorted(marks)
+            ]
+            connection.execute(self._insert_deployments, deployed)
+        compared = [
+            {
+                "b_series": series_key(row.series),
+                "b_model_version": text.key(row.model_version, schema.NAME_LENGTH),
+                "b_at_ms": row.at_ms,
+                "b_verdict": row.verdict,
+                "b_basis": row.basis,
+                "b_compared_at_ms": row.compared_at_ms,
+                "b_requests": row.requests,
+                "b_summary": text.clean(row.summary, SAMPLE_LENGTH),
+                "b_differences": text.to_json(row.differences),
+            }
+            for row in commit.comparisons
+        ]
+        if compared:
+            connection.execute(_COMPARE, compared)
 
     def _write_transitions(self, connection: Connection, commit: Commit) -> None:
         alerts = [*(t.alert for t in commit.transitions), *commit.alerts]

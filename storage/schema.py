@@ -77,6 +77,7 @@ class SeriesTable(Base):
     window_state: Mapped[bytes | None]
     detector_state: Mapped[bytes | None]
     alert_state: Mapped[bytes | None]
+    rollout_state: Mapped[bytes | None]
     windows: Mapped[int] = mapped_column(default=0)  # stored so far, purged ones included
     last_window_start_ms: Mapped[int | None]
     last_score: Mapped[float | None]
@@ -389,11 +390,20 @@ class FactTable(Base):
 
 
 class DeploymentTable(Base):
+    """A model version that a series had not had before, and how it compares with the one it replaces."""
+
     __tablename__ = "deployments"
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     series: Mapped[str] = _name()
     model_version: Mapped[str] = _name()
     at_ms: Mapped[int] = mapped_column(index=True)
+    previous_version: Mapped[str | None]
+    verdict: Mapped[str | None] = mapped_column(String(16))
+    basis: Mapped[str | None] = mapped_column(String(32))
+    compared_at_ms: Mapped[int | None]
+    requests: Mapped[int | None]  # of the new version
+    summary: Mapped[str | None]
+    differences: Mapped[str | None]  # JSON
 
     __table_args__ = (Index("deployments_key", "series", "model_version", "at_ms", unique=True),)

@@ -20,7 +20,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 JSON_COLUMNS = frozenset(
     (
         *("firing", "top_features", "slices", "exemplars", "model_versions"),
-        *("detail", "matchers", "metrics", "recurrence"),
+        *("detail", "matchers", "metrics", "recurrence", "differences"),
     )
 )
 TRUTH_COLUMNS = frozenset(("is_anomalous", "last_is_anomalous", "live", "finished", "folded"))

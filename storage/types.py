@@ -54,6 +54,7 @@ class SeriesRow:
     window_state: bytes | None = None  # of monitor.windows (known versions and the like)
     detector_state: bytes | None = None  # of detectors (SeriesStates.dump)
     alert_state: bytes | None = None  # of monitor.alerting
+    rollout_state: bytes | None = None  # of monitor.rollouts
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +218,32 @@ class DeploymentRow:
     series: str
     model_version: str
     at_ms: int
+    previous_version: str = ""  # the one that most records had before
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonRow:
+    """What the newest comparison of a deployment says."""
+
+    series: str
+    model_version: str
+    at_ms: int  # of the deployment
+    previous_version: str
+    compared_at_ms: int  # event time
+    verdict: str  # "worse" | "different" | "better" | "alike" | "unclear"
+    basis: str  # "same_windows" | "before_and_after"
+    requests: int  # of the new version so far
+    summary: str  # one plain sentence
+    differences: list[dict[str, Any]]  # metric, old, new, change, p, requests, says
+
+
+@dataclass(frozen=True, slots=True)
+class StoredWindow:
+    """What a comparison reads of one window."""
+
+    start_ms: int
+    statistics: bytes | None
+    is_anomalous: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +274,7 @@ class Commit:
     transitions: list[AlertTransition] = field(default_factory=list)  # their alerts are written with them
     alerts: list[AlertRow] = field(default_factory=list)  # as they stand after the transitions
     deployments: list[DeploymentRow] = field(default_factory=list)
+    comparisons: list[ComparisonRow] = field(default_factory=list)
     topic_id: str | None = None
     leader_epoch: int | None = None
 

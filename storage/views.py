@@ -91,7 +91,9 @@ def statements(dialect: str) -> list[str]:
           {json("e.detail")} AS detail
         FROM incident_events e""",
         f"""CREATE VIEW deployment_history AS
-        SELECT d.series, d.model_version, {time("d.at_ms")} AS deployed_at
+        SELECT d.series, d.model_version, {time("d.at_ms")} AS deployed_at, d.previous_version, d.verdict,
+          d.basis, {time("d.compared_at_ms")} AS compared_at, d.requests, d.summary,
+          {json("d.differences")} AS differences
         FROM deployments d""",
         f"""CREATE VIEW silence_history AS
         SELECT s.silence_id, {json("s.matchers")} AS matchers, {time("s.starts_at_ms")} AS starts_at,

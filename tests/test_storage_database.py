@@ -60,7 +60,8 @@ COLUMNS = {
     "rejected_records": "topic partition offset reason received_at sample",
     "model_versions": "version detector trained_at metrics status",
     "incident_event_history": "incident_id revision at kind actor reason detail",
-    "deployment_history": "series model_version deployed_at",
+    "deployment_history": "series model_version deployed_at previous_version verdict basis compared_at "
+    "requests summary differences",
     "silence_history": "silence_id matchers starts_at ends_at recurrence created_by created_at comment",
 }
 

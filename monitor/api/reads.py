@@ -108,14 +108,19 @@ def _alerts(api: APIRouter, engine: Engine, clock: Clock) -> None:
         responses=many(replies.Deployment),
     )
     def deployments(
-        request: Request, series: Text = None, since: Since = None, limit: Limit = 100, cursor: Cursor = None
+        request: Request,
+        series: Text = None,
+        verdict: Text = None,
+        since: Since = None,
+        limit: Limit = 100,
+        cursor: Cursor = None,
     ) -> Response:
         """`at` is the start of the first window with the version; a series' first version is none."""
         from_ms = since_ms(since, clock)
         return page(
             *(request, "deployments", cursor, limit),
-            lambda after, n: history.deployments(
-                engine, series=series, since_ms=from_ms, limit=n, after=after
+            lambda after, n: queries.deployments(
+                engine, series=series, since_ms=from_ms, verdict=verdict, limit=n, after=after
             ),
         )
 
@@ -202,7 +207,7 @@ def series_summary(engine: Engine, name: str) -> dict[str, Any] | None:
         "learning": found[0]["windows"] < WARM_UP_WINDOWS,
         "warm_up_windows": WARM_UP_WINDOWS,
         "open_incidents": [row for row in incidents if row["status"] != "resolved"],
-        "deployments": history.deployments(engine, series=name, limit=10),
+        "deployments": queries.deployments(engine, series=name, limit=10),
     }
 
 

@@ -136,6 +136,20 @@ class Deployment(Reply):
     series: str = Field(examples=["chat-large/assistant"])
     model_version: str = Field(examples=["v7"])
     at: Time
+    previous_version: str | None = Field(examples=["v6"], description="the one that most records had before")
+    verdict: str | None = Field(
+        examples=["worse"],
+        description="worse, different, better, alike or unclear; null before a comparison",
+    )
+    basis: str | None = Field(examples=["same_windows"], description="or before_and_after")
+    compared_at: Time | None
+    requests: int | None = Field(description="of the new version until then")
+    summary: str | None = Field(
+        examples=["v7 against v6 after 30 min, 1,240 requests: p95 latency +38%; rest alike"]
+    )
+    differences: list[dict[str, Any]] | None = Field(
+        description="per metric: metric, old, new, change, p, requests, says"
+    )
 
 
 class IncidentDetail(Incident):

@@ -92,6 +92,30 @@ def series(
     print_rows(rows, columns, empty="no series yet", as_json=as_json)
 
 
+def deployments(
+    config: ConfigOption = None,
+    database: DatabaseOption = None,
+    since: SinceOption = None,
+    series: Annotated[
+        str | None, typer.Option("--series", metavar="NAME", help="only of this series")
+    ] = None,
+    verdict: Annotated[
+        str | None, typer.Option("--verdict", help="only worse, different, better, alike or unclear ones")
+    ] = None,
+    limit: LimitOption = 100,
+    as_json: JsonOption = False,
+) -> None:
+    """New model versions, newest first, and how each compares with the one it replaces."""
+    from storage import queries
+
+    with looking(config, database) as engine:
+        rows = queries.deployments(
+            engine, series=series, since_ms=since_ms(since), verdict=verdict, limit=limit
+        )
+    columns = ("at", "series", "model_version", "previous_version", "verdict", "summary")
+    print_rows(rows, columns, empty="no deployments", as_json=as_json)
+
+
 @silences_app.command("list")
 def list_silences(
     config: ConfigOption = None,

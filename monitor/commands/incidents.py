@@ -146,6 +146,10 @@ def _print_incident(
             say(f"versions seen: {', '.join(alert['model_versions'])}")
         if alert["exemplars"]:
             say(f"for example {', '.join(alert['exemplars'])}")
+    if found["deployments"]:
+        say("\nnew versions")
+        versions = ("at", "series", "model_version", "verdict", "summary")
+        print_rows(found["deployments"], versions, empty="none")
     say("\ntimeline")
     print_rows(found["events"], ("at", "kind", "actor", "reason"), empty="no events")
     say("\nearlier incidents like it")

@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from monitor import explain
 from monitor.api.dashboard.render import epoch_ms
 from monitor.output import clean
-from storage import history, page_queries
+from storage import page_queries, queries
 from storage.names import FEATURE_COLUMNS
 
 Row = Mapping[str, Any]
@@ -127,7 +127,7 @@ def alert_charts(engine: Engine, alert: Row, *, limit: int = 3) -> list[dict[str
 
 def version_marks(engine: Engine, series: str, since_ms: int, until_ms: int) -> list[list[Any]]:
     """[s, version] of the model versions that were new in [since_ms, until_ms), oldest first."""
-    newest = history.deployments(engine, series=series, since_ms=since_ms, until_ms=until_ms)
+    newest = queries.deployments(engine, series=series, since_ms=since_ms, until_ms=until_ms)
     return [[epoch_ms(row["at"]) // 1000, clean(row["model_version"])] for row in reversed(newest)]
 
 

@@ -134,6 +134,7 @@ def one(engine: Engine, found: Row, now_ms: int) -> dict[str, Any]:
         statuses[row["status"]] = statuses.get(row["status"], 0) + 1
     return {
         "incident": found,
+        "deployments": found["deployments"],
         "alerts": alerts[:SHOWN_ALERTS],
         "more_alerts": len(alerts[SHOWN_ALERTS:]),
         "withdrawn": withdrawn,

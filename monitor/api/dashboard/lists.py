@@ -65,6 +65,7 @@ def one_series(engine: Engine, row: Row, *, reach: str) -> dict[str, Any]:
         "ranges": list(RANGES),
         "charts": charts.series_charts(engine, name, since_ms=since_ms, until_ms=until_ms),
         "alerts": queries.alerts(engine, series=name, limit=SHOWN_ALERTS),
+        "deployments": queries.deployments(engine, series=name, limit=SHOWN_ALERTS),
         "warm_up": WARM_UP_WINDOWS,
     }
 

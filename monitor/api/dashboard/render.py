@@ -33,6 +33,7 @@ _EVENT_WORDS = {
     "reopened": "Came back",
     "alert_joined": "Another series joined",
     "alert_updated": "Still going on",
+    "version_compared": "New version compared",
     "alert_resolved": "One series is back to normal",
     "new_normal": "This is the new normal",
     "severity_raised": "Got worse",
