@@ -1,11 +1,14 @@
 """Build detectors/prior/prior.iwm: the model that scores a series before it has a training of its own.
 
-    python -m benchmarks.build_prior --data shared/data/servegen [--seed 1] [--threads 2]
+    python -m benchmarks.build_prior --data shared/data/servegen [--held-out] [--seed 1] [--threads 2]
 
-Trains on imitated services over real traffic (benchmarks/prior_courses.py) of the training workloads only
-(benchmarks/splits.py); equal arguments give equal bytes. Rows come out of the serving code. The LSTM sees
-what the GBDT says of a window, so it learns from courses scored by a GBDT that was fitted to the other half
-of them. How often clean services score high is counted on courses that neither was fitted to.
+Trains on imitated services over real traffic (benchmarks/prior_courses.py), of all workloads and with all
+kinds of faults. `--held-out` builds the model that benchmarks/detection.py judges, in the same way without the
+workloads and the kinds that it judges on (benchmarks/splits.py). Equal arguments give equal bytes.
+
+Rows come out of the serving code. The LSTM sees what the GBDT says of a window, so it learns from courses
+scored by a GBDT that was fitted to the other half of them. How often clean services score high is counted on
+courses that neither was fitted to.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.prior_courses import KNOWN, SUBTLE, TRAFFIC, WINDOW_MS, Generated, Imitated, services_of
-from benchmarks.prior_workloads import load_clients
+from benchmarks.prior_workloads import Client, load_clients
 from benchmarks.splits import JUDGE_CLIENTS
 from detectors import artifacts, fitting, gbdt, judgement
 from detectors.calibration import Calibration
@@ -29,8 +32,10 @@ from detectors.ensemble import Ensemble
 from detectors.lstm import LstmModel, LstmSequence
 from detectors.training import LSTM_OPTIONS, Course, Scored, score_course, sequences_of
 from detectors.types import Bool, Float32, Float64
+from monitor.fault_kinds import KINDS
 
-OUT = Path(__file__).resolve().parents[1] / "detectors" / "prior" / "prior.iwm"
+SHIPPED = Path(__file__).resolve().parents[1] / "detectors" / "prior" / "prior.iwm"
+HELD_OUT = Path(__file__).resolve().parent / "held_out.iwm"
 CHUNK = 32  # services at once
 NORMAL_SHARE, PER_FAULT, WARM = 0.06, 40, 60
 _NEUTRAL = Calibration(tuple(judgement.mixed(0.0)), 0.0, (0.0, 1.0), (1.0, 0.5), (1.0, 0.5))
@@ -46,44 +51,72 @@ Recipe = Generated | Imitated
 class Sizes:
     """How much of everything."""
 
-    copies: int = 3  # services per training workload, of all known kinds of faults
+    copies: int = 4  # services per workload, with faults of every kind
     few_copies: int = 2  # likewise with faults of the traffic, and with subtle ones
     days: int = 6
-    imitated: int = 128
+    imitated: int = 192
     clean_copies: int = 3
-    rounds: int = 350
+    rounds: int = 400
     epochs: int = 60
 
 
 SMALL = Sizes(copies=1, few_copies=1, days=2, imitated=32, clean_copies=1, rounds=60, epochs=3)
 
 
-def recipes(clients: tuple, seed: int, sizes: Sizes) -> list[Recipe]:
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What may be learned from."""
+
+    split: str  # of benchmarks/suites.py
+    clients: tuple[Client, ...]
+    kinds: tuple[str, ...]
+
+    @classmethod
+    def of(cls, folder: Path, *, held_out: bool) -> Material:
+        clients = tuple(load_clients(folder))
+        if not held_out:
+            return cls("all", clients, tuple(KINDS))
+        seen = tuple(c for c in clients if c.name.replace("m-large", "servegen") not in JUDGE_CLIENTS)
+        return cls("train", seen, KNOWN)
+
+
+def recipes(material: Material, seed: int, sizes: Sizes) -> list[Recipe]:
     """The courses to learn from, in chunks, so ordered that both halves hold every sort."""
     made: list[Recipe] = []
+    subtle = tuple(kind for kind in SUBTLE if kind in material.kinds)
     for n, (copies, kinds) in enumerate(
-        ((sizes.copies, KNOWN), (sizes.few_copies, TRAFFIC), (sizes.few_copies, SUBTLE))
+        ((sizes.copies, material.kinds), (sizes.few_copies, TRAFFIC), (sizes.few_copies, subtle))
     ):
-        firsts = range(0, services_of(copies), CHUNK)
-        made += [Generated(seed * 1000 + n, first, CHUNK, copies, sizes.days, kinds) for first in firsts]
+        firsts = range(0, services_of(material.split, copies), CHUNK)
+        made += [
+            Generated(seed * 1000 + n, material.split, first, CHUNK, copies, sizes.days, kinds)
+            for first in firsts
+        ]
     for first in range(0, sizes.imitated, CHUNK):
         seeds = tuple(seed * 1_000_000 + first + i for i in range(CHUNK))
-        made.append(Imitated(clients, seeds, float(sizes.days)))
+        made.append(Imitated(material.clients, seeds, float(sizes.days)))
     return made
 
 
-def judges(clients: tuple, seed: int, sizes: Sizes, *, clean: bool) -> list[Recipe]:
+def judges(material: Material, seed: int, sizes: Sizes, *, clean: bool) -> list[Recipe]:
     """Courses that nothing is fitted to: with faults to weigh the detectors, without to calibrate them."""
     copies = sizes.clean_copies if clean else 1
     days = sizes.days + 3 if clean else sizes.days
     made: list[Recipe] = [
         Generated(
-            seed * 1000 + (20 if clean else 10), first, CHUNK, copies, days, () if clean else KNOWN, 12.0
+            seed * 1000 + (20 if clean else 10),
+            material.split,
+            first,
+            CHUNK,
+            copies,
+            days,
+            () if clean else material.kinds,
+            12.0,
         )
-        for first in range(0, services_of(copies), CHUNK)
+        for first in range(0, services_of(material.split, copies), CHUNK)
     ]
     seeds = tuple(seed * 1_000_000 + (700_000 if clean else 500_000) + i for i in range(CHUNK))
-    return [*made, Imitated(clients, seeds, float(days), None if clean else 9.0)]
+    return [*made, Imitated(material.clients, seeds, float(days), None if clean else 9.0)]
 
 
 def pick(course: Course, rng: np.random.Generator) -> Bool:
@@ -200,20 +233,20 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--log-dir", type=Path, help="TensorBoard event files of the LSTM")
     parser.add_argument("--carry", type=Path, help="weigh and calibrate the detectors of this file anew")
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--held-out", action="store_true", help="the model that the benchmark judges")
+    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     sizes = SMALL if args.small else Sizes()
     began = time.perf_counter()
-    clients = tuple(
-        c for c in load_clients(args.data) if c.name.replace("m-large", "servegen") not in JUDGE_CLIENTS
-    )
+    material = Material.of(args.data, held_out=args.held_out)
+    out = args.out or (HELD_OUT if args.held_out else SHIPPED)
     if args.carry is not None:
         old = artifacts.load(args.carry.read_bytes(), false_alarms_per_week=1.0, window_ms=WINDOW_MS)
         ensemble = replace(BLANK, version=old.version, forest=old.forest, lstm=old.lstm)
         notes = dict(old.metadata)
     else:
-        ensemble, notes = fitted(recipes(clients, args.seed, sizes), sizes, args)
-    faulty = [(recipe, ensemble) for recipe in judges(clients, args.seed, sizes, clean=False)]
+        ensemble, notes = fitted(recipes(material, args.seed, sizes), sizes, args)
+    faulty = [(recipe, ensemble) for recipe in judges(material, args.seed, sizes, clean=False)]
     inputs, label = [], []
     for course, scored in side_by_side(faulty, _scored, args.threads, "weighing"):
         inputs.append(scored.inputs[WARM:].reshape(-1, scored.inputs.shape[2]))
@@ -222,11 +255,11 @@ def main() -> None:
     share, found = judgement.weigh(np.concatenate(inputs), known, np.ones(len(known), bool))
     print("average precision by share of the LSTM:", {k: round(v, 4) for k, v in found.items()})
     ensemble = replace(ensemble, calibration=replace(_NEUTRAL, weights=tuple(judgement.mixed(share))))
-    clean = [(recipe, ensemble) for recipe in judges(clients, args.seed, sizes, clean=True)]
+    clean = [(recipe, ensemble) for recipe in judges(material, args.seed, sizes, clean=True)]
     ensemble = calibrated(ensemble, list(side_by_side(clean, _scored, args.threads, "clean")))
     blob = artifacts.save(replace(ensemble, metadata={**notes, "lstm_share": share}))
-    args.out.write_bytes(blob)
-    print(f"{args.out}: {len(blob)} bytes, {ensemble.version}, {time.perf_counter() - began:.0f} s")
+    out.write_bytes(blob)
+    print(f"{out}: {len(blob)} bytes, {ensemble.version}, {time.perf_counter() - began:.0f} s")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ SUITES = ("faulty", "clean", "newborn")
 class Plan:
     """Size of a benchmark."""
 
-    split: str = "judge"  # "judge" | "train": whose workloads
+    split: str = "judge"  # "judge" | "train" | "all": whose workloads
     seed: int = 1
     clients: int = 0  # at most so many of them; 0 = all
     copies: int = 2  # services per client, each with a character and rate of its own
@@ -65,7 +65,8 @@ class Suite:
 
 def services(plan: Plan) -> list[Profile]:
     """The services of a plan, the same in every suite."""
-    names = list(JUDGE_CLIENTS) if plan.split == "judge" else train_clients(list(load_workloads()))
+    every = list(load_workloads())
+    names = {"judge": list(JUDGE_CLIENTS), "train": train_clients(every), "all": every}[plan.split]
     if plan.clients:
         rng = np.random.default_rng([plan.seed, 11])
         names = sorted(rng.choice(names, min(plan.clients, len(names)), replace=False).tolist())

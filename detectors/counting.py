@@ -68,7 +68,6 @@ COUNT_FEATURES: tuple[str, ...] = (
     "flood_rarity_30",
 )
 _EPISODE_BEGINS, _EPISODE_ENDS = 2.0, 1.4  # of a raw recent sum
-_MATURE = 1440.0  # windows: a series younger than this is no excuse for what it does
 _SUMMED = np.array([3, 10, 10, 30])  # windows of each recent sum
 _BEFORE = np.array([0, 0, 1, 1])  # the usual rate that it is held against
 _LAG = np.array([10, 30])  # newest windows that a usual rate does not know
@@ -106,7 +105,7 @@ def compare(count: float, usual_hour: float, row: Float32, out: Float64) -> None
         out[10] = np.log1p(run * row[H_RATE + 3])
     out[9] = row[H_ZERO_SHARE]
     out[11] = np.log1p(count)
-    out[12] = np.log1p(max(row[H_SEEN], _MATURE))
+    out[12] = np.log1p(row[H_SEEN])
     out[13] = np.log1p(row[H_RATE + 4])
     out[14] = np.log1p(row[H_BUSY])
     _compare_sums(count, row, out)
