@@ -54,6 +54,8 @@ def schedule(
             now_ms=clock.now_ms(),
             keep_windows_ms=int(database.keep_windows_days * DAY_MS),
             keep_rejected_ms=int(database.keep_rejected_days * DAY_MS),
+            # beyond empty_for_s a series that comes back is a new one
+            keep_parked_ms=round(2_000 * settings.window.empty_for_s) + DAY_MS,
         )
         log.info("retention", **purged)
 

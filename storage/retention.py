@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Engine, Table, delete, func, select
+from sqlalchemy import Engine, Table, delete, func, select, update
 
 from storage import schema
 from storage.access_schema import HttpSessionTable
@@ -15,7 +15,8 @@ SERIES, WINDOWS = table(schema.SeriesTable), table(schema.WindowTable)
 REVISIONS, SKETCHES = table(schema.WindowRevisionTable), table(schema.WindowSketchTable)
 REJECTS, DELIVERIES = table(schema.RejectTable), table(schema.DeliveryTable)
 TRANSITIONS, DEPLOYMENTS = table(schema.TransitionTable), table(schema.DeploymentTable)
-SESSIONS = table(HttpSessionTable)
+SESSIONS, INCIDENTS = table(HttpSessionTable), table(schema.IncidentTable)
+PARTITIONS = table(schema.PartitionTable)
 DAY_MS = 86_400_000
 CHUNK_ROWS, CHUNK_SERIES = 2_000, 50
 
@@ -27,13 +28,16 @@ def purge(
     keep_windows_ms: int,
     keep_rejected_ms: int,
     keep_deliveries_ms: int = 90 * DAY_MS,
+    keep_parked_ms: int = 90 * DAY_MS,
 ) -> dict[str, int]:
     """Returns how many rows of each kind were deleted.
 
     The age of windows, steps of alerts and deployments counts in event time, from the newest window: a log
-    of last year stays readable after its replay. Rejected records, finished deliveries and ended
-    sessions count in wall time. Silences, incidents with their events, alerts, labels, notes, actions of
-    people and models are kept for good.
+    of last year stays readable after its replay. Rejected records, finished deliveries of resolved incidents
+    and ended sessions count in wall time: what an open incident has been told stays until it ends. States of
+    series that made room for others (parked) go when the watermark of their partition is `keep_parked_ms`
+    ahead of their newest record; nobody would ask for them any more. Silences, incidents with their events,
+    alerts, labels, notes, actions of people and models are kept for good.
     """
     with reading(engine) as connection:
         newest_ms = connection.execute(select(func.max(SERIES.c.last_window_start_ms))).scalar()
@@ -56,11 +60,35 @@ def purge(
         done["deployments"] = _purge_where(engine, DEPLOYMENTS, DEPLOYMENTS.c.id, marks)
     old_rejects = REJECTS.c.received_at_ms < now_ms - keep_rejected_ms
     done["rejected"] = _purge_where(engine, REJECTS, REJECTS.c.id, old_rejects)
+    going_on = select(INCIDENTS.c.incident_id).where(INCIDENTS.c.status != "resolved")
     old_deliveries = DELIVERIES.c.finished_at_ms < now_ms - keep_deliveries_ms
+    old_deliveries &= DELIVERIES.c.incident_id.not_in(going_on)
     done["deliveries"] = _purge_where(engine, DELIVERIES, DELIVERIES.c.delivery_id, old_deliveries)
     ended = SESSIONS.c.expires_at_ms < now_ms
     done["sessions"] = _purge_where(engine, SESSIONS, SESSIONS.c.hash, ended)
+    done["parked_states"] = _forget_parked(engine, keep_parked_ms)
     return done
+
+
+def _forget_parked(engine: Engine, keep_ms: int) -> int:
+    """Empty the states of series without a place that have been away for longer than `keep_ms`."""
+    mark_ms = select(PARTITIONS.c.watermark_ms).where(PARTITIONS.c.id == SERIES.c.partition_id)
+    old = (
+        SERIES.c.live.is_(False)
+        & SERIES.c.detector_state.is_not(None)
+        & (SERIES.c.last_record_ms < mark_ms.scalar_subquery() - keep_ms)
+    )
+    total = 0
+    while True:
+        with engine.begin() as connection:
+            some = select(SERIES.c.id).where(old).limit(CHUNK_ROWS)
+            emptied = {"window_state": None, "detector_state": None, "alert_state": None}
+            done = connection.execute(
+                update(SERIES).where(SERIES.c.id.in_(some), SERIES.c.live.is_(False)).values(emptied)
+            ).rowcount
+        total += done
+        if done < CHUNK_ROWS:
+            return total
 
 
 def _purge_series(engine: Engine, target: Table, series_ids: list[int], before_ms: int) -> int:
