@@ -119,10 +119,20 @@ def fit(
     return Forest(lightgbm.train(parameters, data, num_boost_round=rounds).model_to_string())
 
 
-def go_on(forest: Forest, x: Float32, y: Float64, *, seed: int, rounds: int, threads: int = 1) -> Forest:
+def go_on(
+    forest: Forest,
+    x: Float32,
+    y: Float64,
+    *,
+    seed: int,
+    rounds: int,
+    threads: int = 1,
+    losses: list[float] | None = None,
+) -> Forest:
     """More trees behind those of `forest`, fitted to what it leaves unexplained on rows x [n, N_FEATURES].
 
-    Both classes weigh the same in total.
+    Both classes weigh the same in total. `losses` receives the log loss (nats) on
+    these rows after each round.
     """
     import lightgbm
 
@@ -130,5 +140,12 @@ def go_on(forest: Forest, x: Float32, y: Float64, *, seed: int, rounds: int, thr
     weight = np.where(y > 0, np.minimum(weight, 5.0), weight)
     data = lightgbm.Dataset(x, y, weight=weight, params={"max_bin": 63, "verbosity": -1}, free_raw_data=False)
     parameters = PARAMETERS | {"seed": seed, "num_threads": threads, "learning_rate": 0.04, "num_leaves": 15}
-    model = lightgbm.train(parameters, data, num_boost_round=rounds, init_model=forest.booster)
+    model = lightgbm.train(
+        parameters,
+        data,
+        num_boost_round=rounds,
+        init_model=forest.booster,
+        valid_sets=None if losses is None else [data],
+        callbacks=None if losses is None else [lambda now: losses.append(now.evaluation_result_list[0][2])],
+    )
     return Forest(model.model_to_string())

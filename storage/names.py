@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SCHEMA_VERSION = "0003"
+SCHEMA_VERSION = "0006"
 """The newest Alembic revision of storage/migrations; `upgrade` compares against it without Alembic."""
 
 FEATURE_COLUMNS: tuple[str, ...] = (
