@@ -120,12 +120,14 @@ def fit(
 
 
 def go_on(
-    forest: Forest, x: Float32, y: Float64, trust: Float64, *, seed: int, rounds: int, threads: int = 1
-) -> Forest:
+    forest: Forest, x: Float32, y: Float64, trust: Float64, *, seed: int, rounds: int, threads: int = 1,
+    losses: list[float] | None = None,
+) -> Forest:  # fmt: skip
     """More trees behind those of `forest`, towards y as far as each row is trusted.
 
     x: [n, N_FEATURES]; y: [n] in {0, 1}; trust: [n] in [0, 1]. The target of a row is what `forest` says of
     it, moved by its trust towards y: rows that are not trusted hold the forest where it is.
+    `losses` receives the cross-entropy (nats) on these rows after each round.
     """
     import lightgbm
 
@@ -136,5 +138,12 @@ def go_on(
         "objective": "cross_entropy", "seed": seed, "num_threads": threads, "learning_rate": 0.04,
         "num_leaves": 15, "min_data_in_leaf": 30,
     }  # fmt: skip
-    model = lightgbm.train(parameters, data, num_boost_round=rounds, init_model=forest.booster)
+    model = lightgbm.train(
+        parameters,
+        data,
+        num_boost_round=rounds,
+        init_model=forest.booster,
+        valid_sets=None if losses is None else [data],
+        callbacks=None if losses is None else [lambda now: losses.append(now.evaluation_result_list[0][2])],
+    )
     return Forest(model.model_to_string())

@@ -251,21 +251,21 @@ def sequences_of(course: Course, scored: Scored, until: int) -> list[LstmSequenc
 
 def _train_lstm(
     champion: LstmModel | None, course: Course, scored: Scored, until: int, seed: int
-) -> LstmModel | None:
-    """The champion's LSTM carried on, or a new one."""
+) -> tuple[LstmModel | None, dict[str, list[float]]]:
+    """The champion's LSTM carried on, or a new one; and its losses per epoch."""
     from detectors.lstm_train import train_lstm
 
     sequences = sequences_of(course, scored, until)
     if not sequences:
-        return champion
+        return champion, {}
     windows = sum(len(s.z) for s in sequences)
     options = replace(
         champion.options if champion is not None else LSTM_OPTIONS,
         epochs=int(np.clip(_LSTM_WINDOWS // windows, 1, 6)),
         learning_rate=1e-3 if champion is not None else LSTM_OPTIONS.learning_rate,
     )
-    model, _ = train_lstm(sequences, options, seed=seed, start_from=champion)
-    return model
+    model, report = train_lstm(sequences, options, seed=seed, start_from=champion)
+    return model, {"lstm_train_loss": report.train_nll, "lstm_held_out_loss": report.held_out_nll}
 
 
 def train(
@@ -307,8 +307,9 @@ def train(
         return TrainingResult(champion, artifacts.save(champion), {"windows": windows}, False, reason)
     said = np.tile(marked, (1, copies + 1))[picked]  # what a user says of a window is beyond doubt
     trust = np.where(said, 1.0, len(y) / (len(y) + _PRIOR_ROWS))
-    forest = gbdt.go_on(champion.forest, before.rows, y, trust, seed=seed, rounds=_ROUNDS)
-    lstm = _train_lstm(champion.lstm, course, before, fit_until, seed)
+    trees: list[float] = []
+    forest = gbdt.go_on(champion.forest, before.rows, y, trust, seed=seed, rounds=_ROUNDS, losses=trees)
+    lstm, epochs = _train_lstm(champion.lstm, course, before, fit_until, seed)
     made_of = f"{champion.version}|{seed}|{trained_at_ms}|{forest.text}"
     version = hashlib.sha256(made_of.encode()).hexdigest()[:12]
     challenger = replace(champion, version=version, forest=forest, lstm=lstm)
@@ -330,4 +331,5 @@ def train(
         challenger, metadata={**champion.metadata, "trained_at_ms": trained_at_ms, **figures}
     )
     blob = artifacts.save(challenger)
-    return TrainingResult(challenger, blob, figures, promoted, reason)
+    curves = {name: [round(v, 5) for v in values] for name, values in {"trees_loss": trees, **epochs}.items()}
+    return TrainingResult(challenger, blob, {**figures, "curves": curves}, promoted, reason)

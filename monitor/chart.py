@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
@@ -65,6 +65,19 @@ def plot(
                 line[x] = ALARM if point.is_anomalous else DOT
         rows.append("".join(line).rstrip())
     return rows
+
+
+def labelled(
+    points: Sequence[Point], *, low: float | None, high: float | None, number: Callable[[float], str]
+) -> list[str]:
+    """`plot` with its scale on the left; [] without values."""
+    lines = plot(points, low=low, high=high)
+    if not lines:
+        return []
+    bottom, top = scale(points, low, high)
+    labels = [number(top), *[""] * (len(lines) - 2), number(bottom)]
+    width = max(map(len, labels))
+    return [f"{label:>{width}} ┤{line}" for label, line in zip(labels, lines, strict=True)]
 
 
 def scale(points: Sequence[Point], low: float | None, high: float | None) -> tuple[float, float]:

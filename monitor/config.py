@@ -176,6 +176,9 @@ class DatabaseSettings(_Section):
     keep_windows_days: Annotated[float, Field(gt=0)] = Field(
         90.0, description="days of event time windows are kept"
     )
+    keep_hours_days: Annotated[float, Field(gt=0)] = Field(
+        730.0, description="days of event time the hourly sums of windows are kept"
+    )
     keep_rejected_days: Annotated[float, Field(gt=0)] = Field(
         14.0, description="days rejected records are kept"
     )

@@ -22,6 +22,7 @@ from storage.ledger import Ledger
 from storage.models import ModelRegistry
 from storage.models import SeriesHistory as StoredHistory
 from storage.retention import purge
+from storage.rollups import roll_up
 from storage.types import ModelVersionRow
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def schedule(
     database, attention = settings.database, Attention(engine, settings)
 
     def retention() -> None:
+        summed_up = roll_up(engine, horizon_ms=int(settings.window.revision_horizon_s * 1000))
         purged = purge(
             engine,
             now_ms=clock.now_ms(),
@@ -56,8 +58,9 @@ def schedule(
             keep_rejected_ms=int(database.keep_rejected_days * DAY_MS),
             # beyond empty_for_s a series that comes back is a new one
             keep_parked_ms=round(2_000 * settings.window.empty_for_s) + DAY_MS,
+            keep_hours_ms=int(database.keep_hours_days * DAY_MS),
         )
-        log.info("retention", **purged)
+        log.info("retention", hours=summed_up, **purged)
 
     def heartbeat() -> None:
         metrics.HEARTBEAT.set(clock.now_ms() / 1000)

@@ -132,14 +132,16 @@ class ModelRegistry:
                 record(connection, Action("model.promoted", version, actor))
             return promoted
 
-    def refuse(self, version: str, reason: str) -> bool:
-        """Mark a version that is not the champion as refused."""
+    def refuse(self, version: str, reason: str, actor: Actor | None = None) -> bool:
+        """Mark a version that is not the champion as refused; False for the champion or an unknown one."""
         with self.engine.begin() as connection:
             done = connection.execute(
                 update(MODELS)
                 .where(MODELS.c.version == version, MODELS.c.status != "champion")
                 .values(status="refused", reason=text.clean(reason))
             )
+            if done.rowcount == 1 and actor is not None:
+                record(connection, Action("model.refused", version, actor))
             return done.rowcount == 1
 
     def rollback(self, actor: Actor | None = None) -> str | None:

@@ -9,6 +9,7 @@ from sqlalchemy import Engine, Table, delete, func, select, update
 from storage import schema
 from storage.access_schema import HttpSessionTable
 from storage.engine import reading
+from storage.rollup_schema import WindowHourTable
 from storage.schema import table
 
 SERIES, WINDOWS = table(schema.SeriesTable), table(schema.WindowTable)
@@ -16,7 +17,7 @@ REVISIONS, SKETCHES = table(schema.WindowRevisionTable), table(schema.WindowSket
 REJECTS, DELIVERIES = table(schema.RejectTable), table(schema.DeliveryTable)
 TRANSITIONS, DEPLOYMENTS = table(schema.TransitionTable), table(schema.DeploymentTable)
 SESSIONS, INCIDENTS = table(HttpSessionTable), table(schema.IncidentTable)
-PARTITIONS = table(schema.PartitionTable)
+PARTITIONS, HOURS = table(schema.PartitionTable), table(WindowHourTable)
 DAY_MS = 86_400_000
 CHUNK_ROWS, CHUNK_SERIES = 2_000, 50
 
@@ -29,31 +30,33 @@ def purge(
     keep_rejected_ms: int,
     keep_deliveries_ms: int = 90 * DAY_MS,
     keep_parked_ms: int = 90 * DAY_MS,
+    keep_hours_ms: int = 730 * DAY_MS,
 ) -> dict[str, int]:
     """Returns how many rows of each kind were deleted.
 
-    The age of windows, steps of alerts and deployments counts in event time, from the newest window: a log
-    of last year stays readable after its replay. Rejected records, finished deliveries of resolved incidents
-    and ended sessions count in wall time: what an open incident has been told stays until it ends. States of
-    series that made room for others (parked) go when the watermark of their partition is `keep_parked_ms`
-    ahead of their newest record; nobody would ask for them any more. Silences, incidents with their events,
-    alerts, labels, notes, actions of people and models are kept for good.
+    The age of windows, their hours, steps of alerts and deployments counts in event time, from the newest
+    window: a log of last year stays readable after its replay. Rejected records, finished deliveries of
+    resolved incidents and ended sessions count in wall time: what an open incident has been told stays until
+    it ends. States of series that made room for others (parked) go when the watermark of their partition is
+    `keep_parked_ms` ahead of their newest record; nobody would ask for them any more. Silences, incidents with
+    their events, alerts, labels, notes, actions of people and models are kept for good.
     """
     with reading(engine) as connection:
         newest_ms = connection.execute(select(func.max(SERIES.c.last_window_start_ms))).scalar()
         series_ids = list(connection.execute(select(SERIES.c.id).order_by(SERIES.c.id)).scalars())
-    done = dict.fromkeys(("windows", "window_revisions", "window_sketches"), 0)
+    done = dict.fromkeys(("windows", "window_revisions", "window_sketches", "window_hours"), 0)
     if newest_ms is not None:
         before_ms = min(newest_ms, now_ms) - keep_windows_ms
-        for target, name in (
-            (WINDOWS, "windows"),
-            (REVISIONS, "window_revisions"),
-            (SKETCHES, "window_sketches"),
+        hours_before_ms = min(newest_ms, now_ms) - keep_hours_ms
+        for target, name, until_ms in (
+            (WINDOWS, "windows", before_ms),
+            (REVISIONS, "window_revisions", before_ms),
+            (SKETCHES, "window_sketches", before_ms),
+            (HOURS, "window_hours", hours_before_ms),
         ):
             for start in range(0, len(series_ids), CHUNK_SERIES):
-                done[name] += _purge_series(
-                    engine, target, series_ids[start : start + CHUNK_SERIES], before_ms
-                )
+                part = series_ids[start : start + CHUNK_SERIES]
+                done[name] += _purge_series(engine, target, part, until_ms)
         steps = TRANSITIONS.c.folded.is_(True) & (TRANSITIONS.c.at_ms < before_ms)
         done["alert_transitions"] = _purge_where(engine, TRANSITIONS, TRANSITIONS.c.id, steps)
         marks = DEPLOYMENTS.c.at_ms < before_ms

@@ -39,6 +39,7 @@ class Select:
     conditions: tuple[str, ...] = ()
     values: Mapping[str, Any] = field(default_factory=dict)
     order: str = ""
+    group: str = ""
 
     def where(self, condition: str, *values: Any) -> Select:
         """`condition` with a `?` for each of `values`."""
@@ -104,6 +105,8 @@ class Select:
         text = f"SELECT {self.columns} FROM {self.source}"
         if self.conditions:
             text += " WHERE " + " AND ".join(self.conditions)
+        if self.group:
+            text += f" GROUP BY {self.group}"
         if self.order:
             text += f" ORDER BY {self.order}"
         text += " LIMIT :most" + (" OFFSET :behind" if offset else "")

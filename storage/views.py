@@ -16,6 +16,7 @@ VIEWS = (
     "incident_event_history",
     "deployment_history",
     "silence_history",
+    "hour_history",
 )
 
 
@@ -100,4 +101,8 @@ def statements(dialect: str) -> list[str]:
           {time("s.ends_at_ms")} AS ends_at, {json("s.recurrence")} AS recurrence, s.created_by,
           {time("s.created_at_ms")} AS created_at, s.comment
         FROM silences s""",
+        f"""CREATE VIEW hour_history AS
+        SELECT s.name AS series, s.model, s.endpoint, {time("w.window_start_ms")} AS hour_start,
+          w.windows, w.anomalous_windows, {features}, w.score, w.gbdt_score, w.lstm_score, w.tail_probability
+        FROM window_hours w JOIN series s ON s.id = w.series_id""",
     ]

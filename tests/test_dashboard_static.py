@@ -133,5 +133,5 @@ def test_training_curves_are_told_from_plain_figures() -> None:
     )
     assert [c["title"] for c in found["curves"]] == ["loss", "lstm, loss"]
     assert found["curves"][0]["data"]["t"] == [1, 2, 3]
-    assert found["figures"] == [("n", 5), ("name", "x")]
+    assert found["figures"] == [("n", 5), ("name", "x"), ("one", 1.0)]
     assert _measured(None) == {"figures": [], "curves": []}

@@ -73,6 +73,15 @@ def test_figures_say_how_both_did(trained: TrainingResult) -> None:
     assert trained.metrics["windows"] == 3 * LENGTH and trained.reason
 
 
+def test_the_course_of_a_training_is_kept(trained: TrainingResult) -> None:
+    curves = trained.metrics["curves"]
+    assert set(curves) == {"trees_loss", "lstm_train_loss", "lstm_held_out_loss"}
+    assert len(curves["trees_loss"]) == 80 and curves["trees_loss"][-1] < curves["trees_loss"][0]
+    assert 1 <= len(curves["lstm_train_loss"]) == len(curves["lstm_held_out_loss"]) <= 6
+    assert all(np.isfinite(values).all() for values in curves.values())
+    assert "curves" not in trained.ensemble.metadata
+
+
 def test_states_of_the_champion_serve_the_challenger(champion: Ensemble, trained: TrainingResult) -> None:
     values, counts = windows(np.random.default_rng(4), 60)
     states = champion.new_states()

@@ -26,6 +26,7 @@ from storage.names import SCHEMA_VERSION
 from storage.outbox import Outbox
 from storage.people import People
 from storage.retention import purge
+from storage.rollups import HOUR_MS, roll_up
 from storage.schema import Base
 from storage.tokens import Identity, Tokens
 from storage.types import (
@@ -63,6 +64,8 @@ COLUMNS = {
     "deployment_history": "series model_version deployed_at previous_version verdict basis compared_at "
     "requests summary differences",
     "silence_history": "silence_id matchers starts_at ends_at recurrence created_by created_at comment",
+    "hour_history": f"series model endpoint hour_start windows anomalous_windows {' '.join(FEATURES)} score "
+    "gbdt_score lstm_score tail_probability",
 }
 
 
@@ -119,7 +122,7 @@ def read_view(engine: Engine, view: str) -> list[dict[str, Any]]:
     def form(value: Any, name: str) -> Any:
         if isinstance(value, datetime):
             return value.astimezone().strftime("%s")
-        if name.endswith("_at") or name in ("window_start", "window_end", "at"):
+        if name.endswith("_at") or name in ("window_start", "window_end", "hour_start", "at"):
             return None if value is None else datetime.fromisoformat(value).strftime("%s")
         if name in ("labels", "top_features", "metrics", "detail", "matchers", "recurrence") and isinstance(
             value, str
@@ -147,6 +150,8 @@ def test_views_have_the_promised_columns_in_order(engine: Engine) -> None:
 @pytest.mark.postgres
 def test_views_say_the_same_on_both_databases(sqlite: Engine, postgres: Engine) -> None:
     assert fill(sqlite) == fill(postgres)
+    for each in (sqlite, postgres):
+        assert roll_up(each, horizon_ms=-HOUR_MS) > 0, "even the hour that goes on"
     for view in VIEWS:
         names = ("silence_id",)  # of chance
         mine, theirs = (

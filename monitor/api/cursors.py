@@ -16,6 +16,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "incidents": ("opened_at", "incident_id"),
     "alerts": ("window_start", "alert_id"),
     "windows": ("window_start",),
+    "hours": ("window_start",),
     "series": ("series",),
     "deliveries": ("created_at", "sequence", "delivery_id"),
     "rejected": ("id",),

@@ -24,7 +24,7 @@ Text = Annotated[str, Query(max_length=512, pattern=NO_NUL)]
 State = Literal["", "active", "open", "acknowledged", "resolved"]
 Severity = Literal["", "critical", "major", "warning"]
 SeriesState = Literal["", "learning", "unusual", "gone"]
-Reach = Literal["3h", "24h", "7d"]
+Reach = Literal["3h", "24h", "7d", "90d", "1y"]
 DeliveryState = Literal["", "pending", "claimed", "delivered", "dead"]
 FOREVER = "public, max-age=31536000, immutable"
 

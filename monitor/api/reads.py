@@ -18,6 +18,7 @@ from monitor.output import parse_time
 from monitor.similar import MOST, similar_to
 from storage import history, queries
 from storage.names import WARM_UP_WINDOWS
+from storage.rollups import hours
 
 Health = Callable[[], dict[str, Any]]
 HOUR_MS = 3_600_000
@@ -177,6 +178,26 @@ def _series(api: APIRouter, engine: Engine, clock: Clock) -> None:
             lambda after, n: queries.windows(
                 engine, series, since_ms=from_ms, until_ms=to_ms, limit=n, after=after
             ),
+        )
+
+    @api.get(
+        "/hours",
+        summary="Hours of one series, oldest first; the first page holds the newest",
+        responses=many(replies.Hour),
+    )
+    def hourly(
+        request: Request,
+        series: SeriesName,
+        since: Since = None,
+        until: Since = None,
+        limit: Limit = 1_000,
+        cursor: Cursor = None,
+    ) -> Response:
+        """Windows summed up per hour; they are kept much longer than the windows."""
+        from_ms, to_ms = since_ms(since, clock), since_ms(until, clock)
+        return page(
+            *(request, "hours", cursor, limit),
+            lambda after, n: hours(engine, series, since_ms=from_ms, until_ms=to_ms, limit=n, after=after),
         )
 
     @api.get(

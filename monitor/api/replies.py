@@ -206,6 +206,24 @@ Window: type[BaseModel] = create_model(
     metrics=(dict[str, Number] | None, ...),
 )  # type: ignore[call-overload]
 
+Hour: type[BaseModel] = create_model(
+    "Hour",
+    __base__=Reply,
+    series=(str, ...),
+    model=(str, ...),
+    endpoint=(str, ...),
+    window_start=(Time, Field(description="start of the hour")),
+    window_end=(Time, ...),
+    windows=(int, Field(description="summed up")),
+    anomalous_windows=(int, ...),
+    **dict.fromkeys(FEATURE_COLUMNS, (Number, ...)),
+    score=(float, Field(description="the highest")),
+    gbdt_score=(Number, ...),
+    lstm_score=(Number, ...),
+    tail_probability=(Number, Field(description="the lowest")),
+    is_anomalous=(bool, Field(description="one of the windows is")),
+)  # type: ignore[call-overload]
+
 Revision: type[BaseModel] = create_model(
     "Revision",
     __base__=Reply,

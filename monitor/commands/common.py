@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import functools
+import getpass
+import inspect
 import os
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from monitor.clock import SystemClock
 from monitor.errors import ConfigError, InferwatchError
-from monitor.output import parse_time
+from monitor.output import parse_time, print_rows
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from monitor.config import Settings
+    from storage.actions import Actor
     from storage.sql import Plain
+
+    Source = Engine | Plain
+else:
+    Source = Any  # typer reads the annotations of commands
 
 DEFAULT_URL = "sqlite:///inferwatch.db"
 URL_VARIABLE = "INFERWATCH_DATABASE__URL"
@@ -39,6 +47,10 @@ SinceOption = Annotated[
     str | None, typer.Option("--since", metavar="TIME", help="24h, 7d, 90m, or an RFC 3339 time")
 ]
 LimitOption = Annotated[int, typer.Option("--limit", min=1, max=100_000, help="rows at most")]
+ByOption = Annotated[
+    str | None, typer.Option("--by", metavar="NAME", help="who says so; default: the login name")
+]
+CommentOption = Annotated[str, typer.Option("--comment", metavar="TEXT", help="why")]
 
 
 def group(help_text: str) -> typer.Typer:
@@ -134,3 +146,52 @@ def since_ms(since: str | None) -> int | None:
         return parse_time(since, SystemClock().now_ms())
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--since") from None
+
+
+def _shared(
+    config: ConfigOption = None, database: DatabaseOption = None, as_json: JsonOption = False
+) -> None:
+    """The options of every command that prints rows."""
+
+
+def prints(
+    columns: Sequence[str], empty: str
+) -> Callable[[Callable[..., list[dict[str, Any]]]], Callable[..., None]]:
+    """A command out of a function of a database (and of options of its own) that returns rows.
+
+    `columns` stand in the table; `empty` is said when there are no rows, with the options filled in.
+    """
+
+    def decorate(read: Callable[..., list[dict[str, Any]]]) -> Callable[..., None]:
+        def command(config: Path | None, database: str | None, as_json: bool, **options: Any) -> None:
+            with looking(config, database) as source:
+                rows = read(source, **options)
+            print_rows(rows, columns, empty=empty.format(**options), as_json=as_json)
+
+        functools.update_wrapper(command, read)
+        own = list(inspect.signature(read, eval_str=True).parameters.values())[1:]
+        shared = inspect.signature(_shared, eval_str=True).parameters.values()
+        both = [each.replace(kind=each.KEYWORD_ONLY) for each in (*own, *shared)]
+        command.__signature__ = inspect.Signature(both)  # type: ignore[attr-defined]
+        command.__annotations__ = {each.name: each.annotation for each in both}
+        return command
+
+    return decorate
+
+
+def newer(rows: list[dict[str, Any]], column: str, since: str | None) -> list[dict[str, Any]]:
+    """Rows whose time in `column` is not before `since`."""
+    at_ms = since_ms(since)
+    return rows if at_ms is None else [row for row in rows if row[column].timestamp() * 1000 >= at_ms]
+
+
+def who(by: str | None) -> str:
+    """The person who acts."""
+    return by or getpass.getuser()
+
+
+def actor(by: str | None, comment: str = "") -> Actor:
+    """Who acts now, and why."""
+    from storage.actions import Actor
+
+    return Actor(who(by), SystemClock().now_ms(), comment)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +10,8 @@ import typer
 
 from monitor.clock import SystemClock
 from monitor.commands.common import (
+    ByOption,
+    CommentOption,
     ConfigOption,
     DatabaseOption,
     JsonOption,
@@ -21,6 +22,7 @@ from monitor.commands.common import (
     looking,
     reading,
     since_ms,
+    who,
 )
 from monitor.output import cell, number, print_fields, print_json, print_rows, say
 
@@ -63,8 +65,6 @@ FEATURES = ("feature", "observed", "expected", "low", "high", "contribution")
 Reference = Annotated[
     str, typer.Argument(metavar="INCIDENT", help="an id, its beginning, or the position in the list")
 ]
-By = Annotated[str | None, typer.Option("--by", metavar="NAME", help="who says so; default: the login name")]
-Comment = Annotated[str, typer.Option("--comment", metavar="TEXT", help="why")]
 
 
 @incidents_app.command("list")
@@ -179,7 +179,7 @@ def _acknowledged_by(found: Mapping[str, Any]) -> str:
 
 def _print_charts(alert: Mapping[str, Any], windows: Sequence[Mapping[str, Any]]) -> None:
     """The worst features of an alert over time, each with the band that was expected at its worst window."""
-    from monitor.chart import Point, plot, scale
+    from monitor.chart import Point, labelled
 
     for row in alert["top_features"][:MAX_CHARTED_FEATURES]:
         name = str(row["feature"])
@@ -188,18 +188,15 @@ def _print_charts(alert: Mapping[str, Any], windows: Sequence[Mapping[str, Any]]
             Point(value, bool(window["is_anomalous"])) for value, window in zip(values, windows, strict=True)
         ]
         low, high = row.get("low"), row.get("high")
-        lines = plot(points, low=low, high=high)
+        lines = labelled(points, low=low, high=high, number=number)
         if not lines:
             continue
-        bottom, top = scale(points, low, high)
         band = "" if low is None or high is None else f", expected {number(low)} to {number(high)} (shaded)"
         say(f"\n{name}{band}; ◆ anomalous")
-        labels = [number(top), *[""] * (len(lines) - 2), number(bottom)]
-        width = max(map(len, labels))
-        for label, line in zip(labels, lines, strict=True):
-            say(f"{label:>{width}} ┤{line}")
+        for line in lines:
+            say(line)
         first, last = cell(windows[0]["window_start"]), cell(windows[-1]["window_end"])
-        say(f"{'':>{width}} └ {first} to {last}")
+        say(f"{'└':>{lines[0].index('┤') + 1}} {first} to {last}")
 
 
 def _value(window: Mapping[str, Any], feature: str) -> float | None:
@@ -211,8 +208,8 @@ def _value(window: Mapping[str, Any], feature: str) -> float | None:
 @incidents_app.command("ack")
 def acknowledge(
     incident: Reference,
-    by: By = None,
-    comment: Comment = "",
+    by: ByOption = None,
+    comment: CommentOption = "",
     config: ConfigOption = None,
     database: DatabaseOption = None,
     as_json: JsonOption = False,
@@ -230,8 +227,8 @@ def acknowledge(
 @incidents_app.command("resolve")
 def resolve(
     incident: Reference,
-    by: By = None,
-    comment: Comment = "",
+    by: ByOption = None,
+    comment: CommentOption = "",
     config: ConfigOption = None,
     database: DatabaseOption = None,
     as_json: JsonOption = False,
@@ -252,8 +249,8 @@ def label(
     label: Annotated[
         str, typer.Argument(metavar="LABEL", help="true_positive, false_positive or a word of yours")
     ],
-    by: By = None,
-    comment: Comment = "",
+    by: ByOption = None,
+    comment: CommentOption = "",
     config: ConfigOption = None,
     database: DatabaseOption = None,
     as_json: JsonOption = False,
@@ -287,8 +284,3 @@ def _change(
     else:
         said = ", ".join(str(item["label"]) for item in found["labels"])
         say(f"{found['title']}: {found['status']}" + (f", labelled {said}" if said else ""))
-
-
-def who(by: str | None) -> str:
-    """The person who acts."""
-    return by or getpass.getuser()

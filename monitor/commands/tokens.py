@@ -6,21 +6,26 @@ from typing import Annotated
 
 import typer
 
-from monitor.clock import SystemClock
-from monitor.commands.common import ConfigOption, DatabaseOption, JsonOption, group, reading
+from monitor.commands.common import (
+    ByOption,
+    ConfigOption,
+    DatabaseOption,
+    JsonOption,
+    actor,
+    group,
+    reading,
+)
 from monitor.errors import InferwatchError
 from monitor.output import complain, print_json, print_rows, say
 
 tokens_app = group("Tokens for the HTTP API and the pages.")
-
-By = Annotated[str | None, typer.Option("--by", metavar="NAME", help="who says so; default: the login name")]
 
 
 @tokens_app.command("create")
 def create_token(
     name: Annotated[str, typer.Argument(metavar="NAME", help="a person or a program")],
     scope: Annotated[str, typer.Option("--scope", help="read, or write for changes too")] = "read",
-    by: By = None,
+    by: ByOption = None,
     config: ConfigOption = None,
     database: DatabaseOption = None,
     as_json: JsonOption = False,
@@ -28,14 +33,12 @@ def create_token(
     """Make a token and print it, this once: only a hash of it is kept."""
     if scope not in ("read", "write"):
         raise typer.BadParameter("use read or write", param_hint="--scope")
-    from monitor.commands.incidents import who
-    from storage.actions import Actor
     from storage.names import TokenExists
     from storage.tokens import Tokens
 
     with reading(config, database) as engine:
         try:
-            token = Tokens(engine).create(name, scope, Actor(who(by), SystemClock().now_ms()))
+            token = Tokens(engine).create(name, scope, actor(by))
         except TokenExists as error:
             raise InferwatchError(str(error)) from None
         except ValueError as error:
@@ -73,16 +76,14 @@ def list_tokens(
 @tokens_app.command("revoke")
 def revoke_token(
     name: Annotated[str, typer.Argument(metavar="NAME")],
-    by: By = None,
+    by: ByOption = None,
     config: ConfigOption = None,
     database: DatabaseOption = None,
 ) -> None:
     """End a token and every browser session opened with it."""
-    from monitor.commands.incidents import who
-    from storage.actions import Actor
     from storage.tokens import Tokens
 
     with reading(config, database) as engine:
-        if not Tokens(engine).revoke(name, Actor(who(by), SystemClock().now_ms())):
+        if not Tokens(engine).revoke(name, actor(by)):
             raise InferwatchError(f"no token {name}; `inferwatch tokens list` shows them")
     say(f"{name} is revoked")

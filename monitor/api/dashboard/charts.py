@@ -15,6 +15,7 @@ from monitor.api.dashboard.render import epoch_ms
 from monitor.output import clean
 from storage import page_queries, queries
 from storage.names import FEATURE_COLUMNS
+from storage.rollups import hours
 
 Row = Mapping[str, Any]
 
@@ -25,6 +26,8 @@ AFTER_MS = HOUR_MS
 SPARK_BEFORE_MS, SPARK_MAX_MS = HOUR_MS, 4 * HOUR_MS
 SPARK_WIDTH, SPARK_HEIGHT = 168, 44
 MAX_POINTS = 720
+MAX_WINDOWS_MS, MAX_HOURS = 8 * DAY_MS, 400 * 24
+"""Longer charts are made of hours."""
 BAND_QUANTILES = (0.05, 0.95)
 MIN_BAND_WINDOWS = 20
 """Fewer windows than this say nothing about what is usual."""
@@ -151,10 +154,10 @@ def unit(feature: str) -> str:
 def series_charts(engine: Engine, series: str, *, since_ms: int, until_ms: int) -> dict[str, Any]:
     """Every feature of a series that was measured in [since_ms, until_ms), and its scores.
 
-    `features`: charts as `alert_charts` makes them; `scores`: score and rarity; `stride`: windows per point.
+    `features`: charts as `alert_charts` makes them; `scores`: score and rarity; `stride`: windows per point;
+    `hourly`: points are made of hours, not of windows.
     """
-    names = [*FEATURE_COLUMNS, *page_queries.metric_names(engine, series)]
-    rows = page_queries.measurements(engine, series, names, since_ms=since_ms, until_ms=until_ms)
+    names, rows = _measured(engine, series, since_ms, until_ms)
     bands = {name: usual_band(rows, name) for name in names}
     every = [*names, *page_queries.SCORES]
     window_ms = step_ms(rows)
@@ -191,7 +194,23 @@ def series_charts(engine: Engine, series: str, *, since_ms: int, until_ms: int) 
             },
         },
     ]
-    return {"shared": shared, "features": features, "scores": scores, "stride": stride, "windows": len(rows)}
+    return {
+        "shared": shared,
+        "features": features,
+        "scores": scores,
+        "stride": stride,
+        "windows": len(rows),
+        "hourly": until_ms - since_ms > MAX_WINDOWS_MS,
+    }
+
+
+def _measured(engine: Engine, series: str, since_ms: int, until_ms: int) -> tuple[list[str], Sequence[Row]]:
+    """Features, and the windows that start in [since_ms, until_ms); hours instead for a longer time."""
+    if until_ms - since_ms > MAX_WINDOWS_MS:
+        found = hours(engine, series, since_ms=since_ms, until_ms=until_ms, limit=MAX_HOURS)
+        return list(FEATURE_COLUMNS), [{**row, "start_ms": epoch_ms(row["window_start"])} for row in found]
+    names = [*FEATURE_COLUMNS, *page_queries.metric_names(engine, series)]
+    return names, page_queries.measurements(engine, series, names, since_ms=since_ms, until_ms=until_ms)
 
 
 def spark(engine: Engine, alert: Row | None) -> Markup:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Engine
 
 from monitor.api.dashboard import charts
 from monitor.api.dashboard.render import epoch_ms
+from monitor.measured import measured
 from storage import page_queries, queries
 from storage.names import SILENCE_FIELDS, WARM_UP_WINDOWS
 
@@ -22,7 +23,7 @@ SERIES_STATES = {
     "learning": "Learning",
     "gone": "No longer seen",
 }
-RANGES = {"3h": 3, "24h": 24, "7d": 168}
+RANGES = {"3h": 3, "24h": 24, "7d": 168, "90d": 90 * 24, "1y": 365 * 24}
 DELIVERY_STATES = {
     "": "All",
     "pending": "Waiting",
@@ -82,36 +83,27 @@ def models(engine: Engine) -> dict[str, Any]:
     }
 
 
-CURVE_LENGTH = 2
-
-
 def _measured(metrics: Any) -> dict[str, Any]:
-    """Metrics of a version apart: plain `figures`, and `curves`, the lists of numbers among them."""
-    figures: list[tuple[str, Any]] = []
-    curves: list[dict[str, Any]] = []
-    for name, value in sorted(_flat(metrics if isinstance(metrics, Mapping) else {})):
-        if isinstance(value, Sequence) and not isinstance(value, str):
-            numbers = [float(v) for v in value if isinstance(v, int | float)]
-            if len(numbers) >= CURVE_LENGTH and len(numbers) == len(value):
-                data = {
+    """Metrics of a version as the page shows them: plain `figures`, and `curves` to be drawn."""
+    found = measured(metrics)
+    return {
+        "figures": found.figures,
+        "curves": [
+            {
+                "title": name,
+                "first": values[0],
+                "last": values[-1],
+                "data": {
                     "label": name,
                     "unit": "",
-                    "v": numbers,
-                    "t": list(range(1, len(numbers) + 1)),
+                    "v": values,
+                    "t": list(range(1, len(values) + 1)),
                     "steps": True,
-                }
-                curves.append({"title": name, "first": numbers[0], "last": numbers[-1], "data": data})
-        elif isinstance(value, int | float | str):
-            figures.append((name, value))
-    return {"figures": figures, "curves": curves}
-
-
-def _flat(metrics: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for key, value in metrics.items():
-        name = f"{prefix}{key}".replace("_", " ")
-        found += _flat(value, f"{name}, ") if isinstance(value, Mapping) else [(name, value)]
-    return found
+                },
+            }
+            for name, values in found.curves
+        ],
+    }
 
 
 def sources(engine: Engine, *, wall_ms: int) -> dict[str, Any]:

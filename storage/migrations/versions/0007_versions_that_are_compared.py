@@ -8,7 +8,7 @@ from alembic import op
 INTEGER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 revision = "0007"
-down_revision = "0003"
+down_revision = "0006"
 
 
 def upgrade() -> None:
