@@ -3,8 +3,8 @@
     python -m benchmarks.build_prior --data shared/data/servegen [--held-out] [--seed 1] [--threads 2]
 
 Trains on imitated services over real traffic (benchmarks/prior_courses.py), of all workloads and with all
-kinds of faults. `--held-out` builds the model that benchmarks/detection.py judges, in the same way but without
-the workloads and the kinds that it judges on (benchmarks/splits.py). Equal arguments give equal bytes.
+kinds of faults. `--held-out` builds the model that benchmarks/detection.py judges, in the same way but
+without the workloads and the kinds that it judges on (benchmarks/splits.py). Equal arguments give equal bytes.
 
 Rows come out of the serving code. The LSTM sees what the GBDT says of a window, so it learns from courses
 scored by a GBDT that was fitted to the other half of them. How often clean services score high is counted on
@@ -57,7 +57,7 @@ class Sizes:
     imitated: int = 192
     clean_copies: int = 3
     rounds: int = 400
-    epochs: int = 60
+    epochs: int = 200
 
 
 SMALL = Sizes(copies=1, few_copies=1, days=2, imitated=32, clean_copies=1, rounds=60, epochs=3)
@@ -194,7 +194,10 @@ def fit_lstm(
         for s in part
     ]
     model, report = train_lstm(
-        sequences, replace(LSTM_OPTIONS, epochs=sizes.epochs), seed=seed, log_dir=log_dir
+        sequences,
+        replace(LSTM_OPTIONS, epochs=sizes.epochs, early_stopping=max(sizes.epochs // 5, 1)),
+        seed=seed,
+        log_dir=log_dir,
     )
     print(f"LSTM: {report.epochs} epochs, held-out {min(report.held_out_nll):.3f}, {report.seconds:.0f} s")
     return model

@@ -98,7 +98,7 @@ def _build(stem: Path, plan: Plan, name: str, *, progress: bool) -> None:
     truth: list[TruthInterval] = []
     profiles = services(plan)
     for i, profile in enumerate(profiles):
-        faults = _faults(profile, plan, name, end_ms)
+        faults = plan_faults(profile, plan, name, end_ms)
         touched = Touched()
         batches = generate(profile, ANCHOR_MS, end_ms, plan.seed, faults=faults, touched=touched)
         folded.append(fold(batches, ANCHOR_MS, end_ms, WINDOW_MS))
@@ -128,7 +128,8 @@ def _build(stem: Path, plan: Plan, name: str, *, progress: bool) -> None:
     stem.with_suffix(".json").write_text(json.dumps(described, indent=1), encoding="utf-8")
 
 
-def _faults(profile: Profile, plan: Plan, name: str, end_ms: int) -> list[Fault]:
+def plan_faults(profile: Profile, plan: Plan, name: str, end_ms: int) -> list[Fault]:
+    """The faults of one service in a suite."""
     if name == "clean":
         return []
     quiet_ms = DAY_MS if name == "newborn" else plan.quiet_h * HOUR_MS

@@ -31,6 +31,7 @@ _ROUNDS = 80
 _PRIOR_ROWS = 300_000  # so many rows of the user's own are worth as much as what the forest says already
 _NORMAL_SHARE = 0.25
 _WINDOWS_PER_FAULT = 16
+_AFTER_WINDOWS = 40  # behind a fault, whose means still hold it: neither
 _LSTM_WINDOWS = 250_000  # of all epochs of a training that carries a champion on
 LSTM_OPTIONS = LstmOptions(
     hidden=48, dropout=0.2, weight_decay=2e-2, chunk=64, chunks_per_segment=4, alarm_weight=3.0
@@ -89,6 +90,7 @@ class Scored:
 
 
 Interval = tuple[str, int, int]
+Labels = np.ndarray[Any, np.dtype[np.int8]]
 
 
 def _align(
@@ -110,24 +112,63 @@ def _align(
     return start_ms, names, values, counts, present
 
 
-def _known_labels(
+@dataclass(frozen=True, slots=True, eq=False)
+class Known:
+    """What is known of the real windows [T, n] before faults are injected."""
+
+    label: Labels  # -1 in excluded intervals, the user's labels where there are some, else 0
+    told: Labels  # the user's labels, -1 = none
+    event: Int64  # number of the labelled interval, -1 = none: each is a fault, or a false alarm, of its own
+
+
+def _known(
     start_ms: Int64,
     names: list[str],
     excluded: Sequence[Interval],
     labels: Sequence[tuple[str, int, int, bool]],
-) -> np.ndarray[Any, np.dtype[np.int8]]:
-    """[T, n]: -1 in excluded intervals, the user's labels where there are some, else 0."""
-    found = np.zeros((len(start_ms), len(names)), np.int8)
+) -> Known:
+    shape = (len(start_ms), len(names))
+    label, told, event = np.zeros(shape, np.int8), np.full(shape, -1, np.int8), np.full(shape, -1, np.int64)
     column = {name: j for j, name in enumerate(names)}
     marks = [(s, a, b, -1) for s, a, b in excluded] + [(s, a, b, int(fault)) for s, a, b, fault in labels]
-    for series, begin, end, mark in marks:
+    for number, (series, begin, end, mark) in enumerate(marks):
         if series in column:
-            found[np.searchsorted(start_ms, begin) : np.searchsorted(start_ms, end), column[series]] = mark
-    return found
+            part = slice(*np.searchsorted(start_ms, [begin, end]).tolist()), column[series]
+            label[part] = mark
+            if number >= len(excluded):
+                told[part], event[part] = mark, number
+    return Known(label, told, event)
+
+
+def _unjudged(known: Known, from_window: int) -> Known:
+    """Labels from `from_window` on, and what lies just behind them, are left to the training of the trees.
+
+    What a challenger was told it must not be judged on, and no fault is injected there.
+    """
+    label, event = known.label.copy(), known.event.copy()
+    behind = known.told >= 0
+    for _ in range(_AFTER_WINDOWS):
+        behind[1:] |= behind[:-1].copy()
+    behind[:from_window] = False
+    label[behind], event[behind] = -1, -1
+    return Known(label, known.told, event)
+
+
+def _pick_told(known: Known, present: Bool, rng: np.random.Generator) -> Bool:
+    """[T, n]: some windows of every labelled interval, wherever it lies."""
+    picked = np.zeros(present.shape, bool)
+    for number in np.unique(known.event[known.event >= 0]).tolist():
+        t, j = np.nonzero((known.event == number) & present)
+        if len(t) > 2 * _WINDOWS_PER_FAULT:
+            kept = np.sort(rng.choice(len(t), 2 * _WINDOWS_PER_FAULT, replace=False))
+            t, j = t[kept], j[kept]
+        picked[t, j] = True
+    picked[:_WARM_WINDOWS] = False
+    return picked
 
 
 def _course(
-    start_ms: Int64, values: Float32, counts: Float32, present: Bool, known: np.ndarray[Any, Any],
+    start_ms: Int64, values: Float32, counts: Float32, present: Bool, known: Known,
     *, copies: int, window_ms: int, rng: np.random.Generator,
 ) -> Course:  # fmt: skip
     """The real series and `copies` copies of each with faults in its normal windows."""
@@ -135,20 +176,20 @@ def _course(
     longest = int(3 * 3_600_000 / window_ms)
     every = int(3 * 3_600_000 / window_ms)
     parts_v, parts_c = [values], [counts]
-    label, event = [known], [np.where(known == 1, 0, -1).astype(np.int64)]
-    number = 1
+    label, event = [known.label], [np.where(known.label == 1, known.event, -1).astype(np.int64)]
+    number = int(known.event.max(initial=-1)) + 1
     for _ in range(copies):
         v, c = values.copy(), counts.copy()
-        mine, events = known.copy(), np.full(known.shape, -1, np.int64)
+        mine, events = known.label.copy(), np.full(known.label.shape, -1, np.int64)
         for j in range(n):
-            normal = present[:, j] & (known[:, j] == 0)
+            normal = present[:, j] & (known.label[:, j] == 0)
             v64, c64 = v[:, j].astype(float), c[:, j].astype(float)
             v64, c64, changed, done = faults.inject(
                 v64, c64, normal=normal, rng=rng, every=every, longest=longest
             )
             v[:, j], c[:, j] = v64, c64
             for fault in done:
-                mine[fault.end : fault.end + 40, j] = -1
+                mine[fault.end : fault.end + _AFTER_WINDOWS, j] = -1
             for fault in done:
                 part = slice(fault.start, fault.end)
                 mine[part, j] = np.where(changed[part], 1, -1)
@@ -285,28 +326,33 @@ def train(
     much the LSTM weighs stays as it is. Both were learned from far more services than a user has.
 
     history: series -> windows; excluded: (series, start_ms, end_ms) of incidents, not normal; labels: the
-    same with is_fault. Deterministic for equal arguments. Too little history is a refusal, not an error.
+    same with is_fault. Those of the newest part train the trees and judge nothing. Deterministic for equal
+    arguments. Too little history is a refusal, not an error.
     """
     windows = sum(len(h.window_start_ms) for h in history.values())
     if windows < _MIN_WINDOWS:
         reason = f"only {windows} windows of history; {_MIN_WINDOWS} are needed"
         return TrainingResult(champion, artifacts.save(champion), {"windows": windows}, False, reason)
     start_ms, names, values, counts, present = _align(history, max_windows)
-    known = _known_labels(start_ms, names, excluded, labels)
+    fit_until, weigh_until = int(len(start_ms) * FIT_UNTIL), int(len(start_ms) * WEIGH_UNTIL)
+    everything = _known(start_ms, names, excluded, labels)
+    known = _unjudged(everything, fit_until)
     copies = int(np.clip(60_000 // present.sum(), 1, 6))
     rng = np.random.default_rng(seed)
     course = _course(start_ms, values, counts, present, known, copies=copies, window_ms=window_ms, rng=rng)
-    fit_until, weigh_until = int(len(start_ms) * FIT_UNTIL), int(len(start_ms) * WEIGH_UNTIL)
-    marked = _known_labels(start_ms, names, [(s, a, b) for s, a, b, _ in labels], []) < 0
     picked = _pick(course, fit_until, rng)
-    picked[:fit_until, : len(names)] |= marked[:fit_until] & present[:fit_until]
+    told = np.zeros_like(picked)
+    told[:, : len(names)] = _pick_told(everything, present, rng)
+    truth = course.label.copy()
+    truth[:, : len(names)][everything.told >= 0] = everything.told[everything.told >= 0]
+    picked |= told
     before = score_course(champion, course, window_ms, wanted=picked, keep_z=True)
-    y = course.label[picked].astype(float)
+    y = truth[picked].astype(float)
     if y.sum() < 20:
         reason = "too few normal windows to inject faults into"
         return TrainingResult(champion, artifacts.save(champion), {"windows": windows}, False, reason)
-    said = np.tile(marked, (1, copies + 1))[picked]  # what a user says of a window is beyond doubt
-    trust = np.where(said, 1.0, len(y) / (len(y) + _PRIOR_ROWS))
+    # What a user says of a window is beyond doubt.
+    trust = np.where(told[picked], 1.0, len(y) / (len(y) + _PRIOR_ROWS))
     trees: list[float] = []
     forest = gbdt.go_on(champion.forest, before.rows, y, trust, seed=seed, rounds=_ROUNDS, losses=trees)
     lstm, epochs = _train_lstm(champion.lstm, course, before, fit_until, seed)

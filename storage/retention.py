@@ -38,8 +38,8 @@ def purge(
     window: a log of last year stays readable after its replay. Rejected records, finished deliveries of
     resolved incidents and ended sessions count in wall time: what an open incident has been told stays until
     it ends. States of series that made room for others (parked) go when the watermark of their partition is
-    `keep_parked_ms` ahead of their newest record; nobody would ask for them any more. Silences, incidents with
-    their events, alerts, labels, notes, actions of people and models are kept for good.
+    `keep_parked_ms` ahead of their newest record; nobody would ask for them any more. Silences, incidents
+    with their events, alerts, labels, notes, actions of people and models are kept for good.
     """
     with reading(engine) as connection:
         newest_ms = connection.execute(select(func.max(SERIES.c.last_window_start_ms))).scalar()

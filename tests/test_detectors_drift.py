@@ -45,6 +45,15 @@ def test_one_series_of_many_is_no_drift() -> None:
     assert not judge([sample(k) for k in range(5)], recent).drifted
 
 
+def test_series_that_wander_each_its_own_way_are_no_drift() -> None:
+    factors = (1.5, 0.6, 1.4, 0.7, 1.6, 0.65)
+    reference = [sample(k) for k in range(6)]
+    apart = judge(reference, [sample(20 + k, factor=factor) for k, factor in enumerate(factors)])
+    assert apart.index["latency_p50_ms"] > drift.SHIFTED and not apart.drifted
+    together = judge(reference, [sample(20 + k, factor=1.3 + k / 10) for k in range(6)])
+    assert together.drifted and "latency_p50_ms" in together.shifted
+
+
 def test_scores_drift_too() -> None:
     recent = sample(2)
     recent.values[:, -1] = recent.values[:, -1] * 0.3 + 0.6

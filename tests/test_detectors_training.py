@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from detectors import artifacts, faults, gbdt, judgement
+from detectors import artifacts, faults, gbdt, judgement, training
 from detectors.ensemble import Ensemble
 from detectors.features import N_FEATURES
 from detectors.training import SeriesHistory, TrainingResult, train
@@ -111,6 +111,40 @@ def test_excluded_incidents_are_not_learned_as_normal(champion: Ensemble) -> Non
     with_it = _train(champion, _history(incident=True), excluded=incident)
     as_fault = _train(champion, _history(incident=True), labels=[(*incident[0], True)])
     assert with_it.artifact != as_fault.artifact
+
+
+def test_every_labelled_interval_is_an_event_of_its_own() -> None:
+    at = START_MS + WINDOW_MS * np.arange(200)
+    faulty = [("a", int(at[70]), int(at[80]), True), ("a", int(at[100]), int(at[105]), True)]
+    calm = ("b", int(at[150]), int(at[160]), False)
+    known = training._known(at, ["a", "b"], [("b", int(at[0]), int(at[5]))], [*faulty, calm])
+    assert known.label[:, 0].tolist() == [70 <= t < 80 or 100 <= t < 105 for t in range(200)]
+    assert (known.label[:5, 1] == -1).all() and (known.told[:5, 1] == -1).all()
+    assert len(np.unique(known.event)) == 4  # none, and three intervals
+    judged = training._unjudged(known, 130)
+    np.testing.assert_array_equal(judged.label[:130], known.label[:130])
+    assert (judged.label[150:200, 1] == -1).all() and (judged.label[130:150, 1] == 0).all()
+    picked = training._pick_told(known, np.ones((200, 2), bool), np.random.default_rng(1))
+    assert set(np.unique(known.event[picked])) == set(np.unique(known.event)) - {-1}
+    values, counts = np.zeros((200, 2, 1), np.float32), np.zeros((200, 2, 1), np.float32)
+    course = training._course(
+        *(at, values, counts, np.ones((200, 2), bool), judged),
+        copies=0,
+        window_ms=WINDOW_MS,
+        rng=np.random.default_rng(1),
+    )
+    assert len(np.unique(course.event[course.event >= 0])) == 2
+
+
+def test_labels_on_the_newest_windows_train_and_do_not_judge(champion: Ensemble) -> None:
+    begin, end = 420, 450
+    history = _history()
+    slow_down(history["model/0"].values, slice(begin, end), 6.0)
+    interval = ("model/0", START_MS + begin * WINDOW_MS, START_MS + end * WINDOW_MS)
+    labelled = _train(champion, history, labels=[(*interval, True)])
+    aside = _train(champion, history, excluded=[interval])
+    assert labelled.ensemble.forest.text != aside.ensemble.forest.text
+    assert labelled.metrics["held_out_faults"] > 0
 
 
 def test_injected_faults_change_only_what_they_say() -> None:

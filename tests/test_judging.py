@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks import plain_floor
 from benchmarks.judging import Verdict, alarm_events, average_precision, judge, threshold_for
+from benchmarks.product import judge_incidents
 from benchmarks.splits import JUDGE_CLIENTS, train_clients
 from benchmarks.suites import Plan, Suite, load_suite, services
 from detectors.types import STATISTICS
@@ -135,3 +138,35 @@ def test_a_suite_comes_back_from_disk_as_it_was(tmp_path: Path) -> None:
     clean = load_suite(tmp_path, plan, "clean", progress=False)
     quiet = clean.start_ms < min(item.start_ms for item in built.truth) - MINUTE
     assert np.array_equal(built.values[:, quiet], clean.values[:, quiet], equal_nan=True)
+
+
+def test_the_plain_floor_sees_no_future_and_learns_no_held_out_kind() -> None:
+    one = suite()
+    rng = np.random.default_rng(2)
+    one.values[:] = rng.lognormal(2, 0.5, one.values.shape)
+    one.counts[:] = 5.0
+    before = plain_floor.features(one, 0)
+    one.values[0, 2_000:] *= 3.0
+    after = plain_floor.features(one, 0)
+    np.testing.assert_array_equal(before[:2_000], after[:2_000])
+    assert not np.array_equal(before[2_000:], after[2_000:], equal_nan=True)
+    label = plain_floor.labels(one, 0)
+    assert (label[1_000:1_060] == 1).all() and (label[1_060:1_100] == -1).all() and (label[3_050] == 0)
+    one.truth = [replace(one.truth[0], kind="stuck")]
+    assert (plain_floor.labels(one, 0)[1_000:1_060] == -1).all()
+
+
+def test_incidents_are_real_benign_or_neither() -> None:
+    found = judge_incidents(
+        [
+            [("a", 999 * MINUTE, 1_001 * MINUTE), ("b", 0, MINUTE)],
+            [("a", 3_010 * MINUTE, 3_020 * MINUTE)],
+            [("b", 1_010 * MINUTE, 1_020 * MINUTE)],
+            [("a", 1_091 * MINUTE, 1_092 * MINUTE)],
+        ],
+        suite().truth,
+        from_ms=0,
+        series_weeks=2.0,
+    )
+    assert found["incidents"] == 4 and found["incidents_per_series_week"] == 2
+    assert found["real_share_of_incidents"] == 0.25 and found["incidents_on_benign_changes"] == 1
