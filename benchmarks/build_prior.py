@@ -4,7 +4,8 @@
 
 Trains on imitated services over real traffic (benchmarks/prior_courses.py), of all workloads and with all
 kinds of faults. `--held-out` builds the model that benchmarks/detection.py judges, in the same way but
-without the workloads and the kinds that it judges on (benchmarks/splits.py). Equal arguments give equal bytes.
+without the workloads and the kinds that it judges on (benchmarks/splits.py). Equal arguments give equal
+bytes.
 
 Rows come out of the serving code. The LSTM sees what the GBDT says of a window, so it learns from courses
 scored by a GBDT that was fitted to the other half of them. How often clean services score high is counted on
