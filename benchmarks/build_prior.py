@@ -26,7 +26,7 @@ import numpy as np
 
 from benchmarks.prior_courses import KNOWN, SUBTLE, TRAFFIC, WINDOW_MS, Generated, Imitated, services_of
 from benchmarks.prior_workloads import Client, load_clients
-from benchmarks.splits import JUDGE_CLIENTS
+from benchmarks.splits import HELD_OUT_MODEL, JUDGE_CLIENTS
 from detectors import artifacts, fitting, gbdt, judgement
 from detectors.calibration import Calibration
 from detectors.ensemble import Ensemble
@@ -36,7 +36,6 @@ from detectors.types import Bool, Float32, Float64
 from monitor.fault_kinds import KINDS
 
 SHIPPED = Path(__file__).resolve().parents[1] / "detectors" / "prior" / "prior.iwm"
-HELD_OUT = Path(__file__).resolve().parent / "held_out.iwm"
 CHUNK = 32  # services at once
 NORMAL_SHARE, PER_FAULT, WARM = 0.06, 40, 60
 _NEUTRAL = Calibration(tuple(judgement.mixed(0.0)), 0.0, (0.0, 1.0), (1.0, 0.5), (1.0, 0.5))
@@ -243,7 +242,7 @@ def main() -> None:
     sizes = SMALL if args.small else Sizes()
     began = time.perf_counter()
     material = Material.of(args.data, held_out=args.held_out)
-    out = args.out or (HELD_OUT if args.held_out else SHIPPED)
+    out = args.out or (HELD_OUT_MODEL if args.held_out else SHIPPED)
     if args.carry is not None:
         old = artifacts.load(args.carry.read_bytes(), false_alarms_per_week=1.0, window_ms=WINDOW_MS)
         ensemble = replace(BLANK, version=old.version, forest=old.forest, lstm=old.lstm)

@@ -28,8 +28,9 @@ import numpy as np
 from benchmarks import rcf, reference
 from benchmarks.fold import Float64
 from benchmarks.judging import Result, Verdict, judge, threshold_for
-from benchmarks.splits import HELD_OUT_KINDS
+from benchmarks.splits import HELD_OUT_KINDS, HELD_OUT_MODEL
 from benchmarks.suites import FULL, QUICK, SUITES, WINDOW_MS, Plan, Suite, load_suite
+from detectors import artifacts
 from detectors.ensemble import Ensemble
 from detectors.types import WindowBatch
 from monitor.fault_kinds import KINDS
@@ -94,16 +95,12 @@ def figures(result: Result) -> dict[str, Any]:
     }
 
 
-def load_scorer(model: Path | None, budget: float) -> Ensemble:
-    """The shipped prior, or a model file."""
-    if model is None:
-        return Ensemble.prior(false_alarms_per_week=budget, window_ms=WINDOW_MS)
-    from detectors import artifacts
-
+def load_scorer(model: Path, budget: float) -> Ensemble:
+    """A model file at a budget."""
     return artifacts.load(model.read_bytes(), false_alarms_per_week=budget, window_ms=WINDOW_MS)
 
 
-def run_ours(suites: dict[str, Suite], plan: Plan, model: Path | None, budget: float) -> dict[str, Any]:
+def run_ours(suites: dict[str, Suite], plan: Plan, model: Path, budget: float) -> dict[str, Any]:
     """All figures of the ensemble."""
     from_ms = ANCHOR_MS + plan.quiet_h * 3_600_000
     began = time.perf_counter()
@@ -206,7 +203,12 @@ def main() -> None:
     parser.add_argument("--split", choices=["judge", "train"], default="judge", help="whose workloads")
     parser.add_argument("--seed", type=int, default=1, help="of characters, traffic and faults")
     parser.add_argument("--budget", type=float, default=1.0, help="false alarms per series and week")
-    parser.add_argument("--model", type=Path, help="model file; default: the shipped prior")
+    parser.add_argument(
+        "--model",
+        type=Path,
+        default=HELD_OUT_MODEL,
+        help="model file; default: the held-out twin of the prior",
+    )
     parser.add_argument("--reference", action="store_true", help="run the other detectors too")
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="NAME", help="of: ours, " + ", ".join(OTHERS)

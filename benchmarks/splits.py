@@ -1,4 +1,4 @@
-"""Who may be learned from and who judges. Nothing that ships is trained on a judge's client.
+"""Who judges, and is left out of what the judged model learns from.
 
 `JUDGE_CLIENTS` were taken as every third workload in order of mean rate, so both sides hold rare and
 busy, steady and bursty services. `HELD_OUT_KINDS` are fault kinds that training must not imitate:
@@ -7,6 +7,10 @@ recall on them is printed apart.
 
 from __future__ import annotations
 
+from pathlib import Path
+
+HELD_OUT_MODEL = Path(__file__).resolve().parent / "held_out.iwm"
+"""The twin of the shipped prior that has seen nothing of the benchmark: `build_prior --held-out`."""
 JUDGE_CLIENTS: tuple[str, ...] = (
     "servegen-114",
     "servegen-12",
