@@ -19,7 +19,8 @@ import structlog
 
 from monitor.config import Settings
 from monitor.jobs import schedule
-from monitor.pipeline import RETRY_FIRST_S, RETRY_MAX_S, Pipeline
+from monitor.owning import RETRY_FIRST_S, RETRY_MAX_S
+from monitor.pipeline import Pipeline
 from monitor.runtime import Runtime
 from monitor.sources.base import Source
 from monitor.sources.file import FileSource

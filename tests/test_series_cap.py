@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitor.admission import overflow_name
+from monitor.claims import Parts
 from monitor.config import Settings, WindowSettings
 from monitor.models import FixedModel
-from monitor.pipeline import Parts, Pipeline
+from monitor.pipeline import Pipeline
 from monitor.series import SeriesInfo
 from monitor.sources.batches import cut, pack
 from monitor.sources.memory import MemorySource

@@ -1,0 +1,246 @@
+"""Owning partitions: claims, commits, giving back, and what is done while the database is away.
+
+The database offset is the only truth: a partition whose commit is fenced is dropped with all its memory, a
+commit that fails for now is tried again while every source partition is paused. What is committed is made by
+monitor.pipeline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import structlog
+
+from detectors.base import Scorer
+from monitor import metrics
+from monitor.claims import APART, Parts, Waiting, load_partition
+from monitor.config import Settings
+from monitor.errors import SourceError
+from monitor.gaps import apart_alert
+from monitor.partition import OwnedPartition
+from monitor.records import Decoder
+from monitor.sources.base import Partition
+from storage.engine import is_transient
+from storage.types import Fenced, SeriesConflict
+
+log = structlog.get_logger()
+
+RETRY_FIRST_S, RETRY_MAX_S = 0.5, 10.0
+TELL_S = 5.0  # between words to the ledger about a partition that commits nothing
+QUIET_S = 10.0  # a fully read partition without records for this long holds no incident back
+MAX_HOLD_S = 300.0  # one that lags and cannot go on (a broker that is away) holds them back no longer
+
+
+@dataclass(slots=True, eq=False)
+class Owner:
+    """The partitions of this process; every method is called from one thread."""
+
+    settings: Settings
+    parts: Parts
+    owned: dict[Partition, OwnedPartition] = field(default_factory=dict)
+    unclaimed: Waiting = field(init=False)
+    decoder: Decoder = field(init=False)
+    _retry_at_s: float = 0.0
+    _retry_wait_s: float = RETRY_FIRST_S
+    halted: bool = False  # set by a signal: stop at the next batch
+    turned_at_s: float = 0.0  # monotonic time of the newest sign of life, for the watchdog
+    in_database: bool = False
+
+    def __post_init__(self) -> None:
+        self.turned_at_s = self.parts.clock.monotonic_s()
+        self.unclaimed = Waiting(self.parts.clock)
+        self.decoder = Decoder(self.settings.record, self.settings.source, self.settings.window)
+
+    # ------------------------------------------------------------------ partitions come and go
+
+    def _claim_waiting(self) -> None:
+        for assigned in self.unclaimed.due():
+            if self.halted:
+                return
+            key = assigned.partition
+            self._show_life()
+            try:
+                with self._database():
+                    claim = self.parts.ledger.claim(
+                        key.topic,
+                        key.partition,
+                        topic_id=assigned.topic_id,
+                        leader_epoch=assigned.leader_epoch,
+                        partitions=assigned.partitions,
+                        now_ms=self.parts.clock.now_ms(),
+                    )
+                    p = load_partition(self.settings, self.parts, assigned, claim)
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                self._wait_for_database(error)
+                return
+            self.unclaimed.claimed(key)
+            self.owned[key] = p
+            self.parts.source.start(key, claim.restart_offset)
+            log.info("partition_claimed", partition=str(key), epoch=claim.epoch, next_offset=p.next_offset)
+
+    def _drop(self, key: Partition) -> None:
+        """Forget a partition; what was drafted and not committed, its next owner does again."""
+        if self.owned.pop(key, None) is not None:
+            self.decoder.forget(key)
+
+    def _claim_again(self, p: OwnedPartition, wait_s: float = 0.0) -> None:
+        """Throw the memory of a partition away and begin anew from what the database has."""
+        self._drop(p.key)
+        self.parts.source.pause(p.key)
+        self.unclaimed.add(p.assigned, wait_s)
+
+    # ------------------------------------------------------------------ commit
+
+    def commit(self, p: OwnedPartition) -> bool:
+        """Write the draft of one partition; False when it must be tried again or was fenced."""
+        if not p.dirty:
+            return True
+        if p.untold_suffix and p.windows.watermark_ms is not None:
+            p.draft.transitions += apart_alert(p.key, p.untold_suffix, p.windows.watermark_ms)
+            p.untold_suffix = ""
+        try:
+            with metrics.COMMIT_SECONDS.time(), self._database():
+                self.parts.ledger.commit(p.take_draft(self.parts.clock.now_ms()))
+        except Fenced as fenced:
+            metrics.COMMITS.labels("fenced").inc()
+            log.warning("partition_lost", partition=str(p.key), reason=str(fenced))
+            self._claim_again(p, wait_s=0.0 if fenced.reclaim else self.unclaimed.after_loss_s(p.key))
+            return False
+        except SeriesConflict as conflict:
+            self._keep_apart(p, conflict)
+            return False
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            self._wait_for_database(error)
+            return False
+        metrics.COMMITS.labels("ok").inc()
+        self._retry_wait_s = RETRY_FIRST_S
+        for transition in p.draft.transitions:
+            if transition.kind == "fired":
+                metrics.ALERTS.labels(transition.alert.severity).inc()
+        p.committed(self.parts.clock.monotonic_s())
+        assert p.next_offset is not None
+        self.parts.source.commit({p.key: p.next_offset})
+        self.parts.on_committed()
+        if p.windows.watermark_ms is not None:
+            self._go_on_with(p, self.parts.models.chosen(p.scorer, p.windows.watermark_ms))
+        return True
+
+    def commit_all(self) -> bool:
+        """Write every draft; False when some could not be written."""
+        try:
+            results = [self.commit(p) for p in list(self.owned.values())]
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            self._wait_for_database(error)
+            return False
+        return all(results)
+
+    def leave(self) -> bool:
+        """An orderly end: write the drafts and give the partitions back, as far as the database answers.
+
+        False when it does not answer: the next owner takes what was not given back, and reads again what
+        was not written. A partition that was lost meanwhile keeps none of the others from going back.
+        """
+        if not self.blocked:
+            self.commit_all()
+        self.owned.clear()
+        try:
+            self.parts.ledger.give_back()
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            log.warning("release_failed", error=str(error).splitlines()[0][:300])
+            return False
+        return True
+
+    def _release(self, p: OwnedPartition) -> None:
+        """Forget a partition and say so; where the database is away, its next owner takes it all the same."""
+        self._drop(p.key)
+        if self.blocked:
+            return
+        try:
+            with self._database():
+                self.parts.ledger.release(p.key.topic, p.key.partition, p.claim.epoch)
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            log.warning("release_failed", partition=str(p.key), error=str(error).splitlines()[0][:300])
+
+    def _go_on_with(self, p: OwnedPartition, scorer: Scorer) -> None:
+        if scorer.version != p.scorer.version:
+            log.info("model_swapped", partition=str(p.key), old=p.scorer.version, new=scorer.version)
+        p.scorer = scorer
+
+    # ------------------------------------------------------------------ the database
+
+    @property
+    def blocked(self) -> bool:
+        return self.parts.clock.monotonic_s() < self._retry_at_s
+
+    def _wait_for_database(self, error: Exception) -> None:
+        """Nothing is lost and nothing goes on: drafts stay in memory, reading is paused, then again."""
+        metrics.COMMITS.labels("retried").inc()
+        log.warning(
+            "database_unavailable", error=str(error).splitlines()[0][:300], retry_in_s=self._retry_wait_s
+        )
+        self._retry_at_s = self.parts.clock.monotonic_s() + self._retry_wait_s
+        self._retry_wait_s = min(self._retry_wait_s * 2, RETRY_MAX_S)
+
+    def _show_life(self) -> None:
+        self.turned_at_s = self.parts.clock.monotonic_s()
+
+    @contextmanager
+    def _database(self) -> Iterator[None]:
+        """What waits for the database is not stuck, however long it takes."""
+        self.in_database = True
+        try:
+            yield
+        finally:
+            self._show_life()
+            self.in_database = False
+
+    def _tell_ledger(self, p: OwnedPartition) -> None:
+        """Incidents are made as far as every partition has come: one that lags says that it is at work, one
+        that is fully read lets the others go on without it."""
+        now_s = self.parts.clock.monotonic_s()
+        if p.ended or self.blocked or now_s - max(p.told_at_s, p.committed_at_s) < TELL_S:
+            return
+        p.told_at_s = now_s
+        place = (p.key.topic, p.key.partition, p.claim.epoch)
+        waiting = bool(p.inbox) or p.dirty or p.at_gate or now_s - p.read_at_s < QUIET_S
+        with self._database():
+            if not waiting and self._fully_read(p):
+                if not p.resting:
+                    self.parts.ledger.finish(*place, self.parts.clock.now_ms())
+                    self.parts.on_committed()
+                    p.resting = True
+            elif now_s - p.committed_at_s < MAX_HOLD_S:
+                self.parts.ledger.touch(*place, self.parts.clock.now_ms())
+
+    def _fully_read(self, p: OwnedPartition) -> bool:
+        progress = self.parts.source.progress().get(p.key)
+        return (
+            progress is not None
+            and not progress.paused
+            and progress.end is not None
+            and progress.position >= progress.end
+        )
+
+    def _keep_apart(self, p: OwnedPartition, conflict: SeriesConflict) -> None:
+        """A series of this partition lives in another one too: from now on it has a name of its own here.
+
+        Raises SourceError for files, which are pieces of one log more often than logs of their own.
+        """
+        if p.key.topic.startswith("file:"):
+            raise SourceError(f"{p.key.topic}: {conflict}; pieces of one log: zcat -f FILES | ... replay -")
+        log.error("series_in_two_partitions", partition=str(p.key), error=str(conflict))
+        metrics.SOURCE_ERRORS.labels("series_in_two_partitions").inc()
+        self.parts.facts.remember(APART.format(p.key), f"@{p.key.partition}")
+        self._claim_again(p)
