@@ -108,7 +108,7 @@ class Ensemble:
             logit, odds, rows, states.data, ALARM_AT, np.array(self.calibration.weights),
             self.calibration.daily, inputs, height,
         )  # fmt: skip
-        doubtless = plain.beyond_doubt(extra)
+        doubtless = plain.beyond_doubt(z, extra, self.false_alarms_per_week)
         height = np.where(doubtless > 0, np.maximum(height, self.threshold + doubtless), height)
         return Evidence(z, x, logit, odds, inputs, height)
 

@@ -167,9 +167,11 @@ def test_a_share_of_four_requests_is_no_alarm(ensemble: Ensemble, errors: int) -
     assert not found[500].is_anomalous.any()
 
 
-def test_a_slowdown_is_found_quickly_and_named(ensemble: Ensemble) -> None:
+@pytest.mark.parametrize("factor", [3.0, 6.0, 30.0])
+def test_a_slowdown_is_found_quickly_and_named(ensemble: Ensemble, factor: float) -> None:
+    """However far beyond what the detectors were trained on."""
     values, counts = _services(9, 1_000)
-    slow_down(values[:, 1], slice(900, 960), 3.0)
+    slow_down(values[:, 1], slice(900, 960), factor)
     found = _run(ensemble, values, counts)
     first = next(t for t in range(900, 960) if found[t].is_anomalous[1])
     assert first <= 904
