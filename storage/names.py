@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SCHEMA_VERSION = "0003"
+SCHEMA_VERSION = "0004"
 """The newest Alembic revision of storage/migrations; `upgrade` compares against it without Alembic."""
 
 FEATURE_COLUMNS: tuple[str, ...] = (
@@ -27,6 +27,9 @@ FEATURE_COLUMNS: tuple[str, ...] = (
     "cost_usd_sum",
 )
 """Feature columns of `window_history`; the same names in the same order as detectors.types.FEATURES."""
+
+GOING_ON = ("open", "acknowledged")
+"""Every status of an incident but "resolved": a list that an index can find, which `!=` is not."""
 
 SILENCE_FIELDS = ("series", "model", "endpoint", "tenant", "region", "model_version")
 """What a silence may match."""

@@ -15,7 +15,7 @@ from sqlalchemy import Engine, Select, case, desc, func, or_, select
 from storage import schema
 from storage.drift import with_drift
 from storage.engine import reading
-from storage.names import FEATURE_COLUMNS, UnknownIncident
+from storage.names import FEATURE_COLUMNS, GOING_ON, UnknownIncident
 from storage.schema import table
 from storage.shown import Key, Row, ms_of, ordered, rows
 from storage.shown import rows as _rows  # noqa: F401  (its name for the other readers)
@@ -96,7 +96,10 @@ def incidents(
     after: After = None,
 ) -> list[Row]:
     """Incidents, newest first."""
-    statement = ordered(select(INCIDENTS), ORDERS["incidents"], after)
+    newest, then = ORDERS["incidents"]
+    if since_ms is not None:  # by the two indexes of its condition, not through all in this order
+        newest = (INCIDENTS.c.opened_at_ms + 0, True)
+    statement = ordered(select(INCIDENTS), (newest, then), after)
     if status is not None:
         statement = statement.where(INCIDENTS.c.status == status)
     if severity is not None:
@@ -107,7 +110,7 @@ def incidents(
             statement = statement.where(INCIDENTS.c.incident_id.in_(linked.where(column == value)))
     if since_ms is not None:  # whatever was still going on since then
         statement = statement.where(
-            or_(INCIDENTS.c.resolved_at_ms.is_(None), INCIDENTS.c.resolved_at_ms >= since_ms)
+            or_(INCIDENTS.c.status.in_(GOING_ON), INCIDENTS.c.resolved_at_ms >= since_ms)
         )
     return with_labels(engine, rows(engine, statement.limit(limit)))
 
@@ -195,9 +198,12 @@ def alerts(
     after: After = None,
 ) -> list[Row]:
     """Alerts, newest first, with the incident they belong to."""
+    newest, then = ORDERS["alerts"]
+    if since_ms is not None:  # by the index of its condition
+        newest = (ALERTS.c.window_start_ms + 0, True)
     statement = ordered(
         select(ALERTS, LINKS.c.incident_id).outerjoin(LINKS, LINKS.c.alert_id == ALERTS.c.alert_id),
-        ORDERS["alerts"],
+        (newest, then),
         after,
     )
     equal = (
@@ -327,7 +333,9 @@ def rejected(
     if reason is not None:
         statement = statement.where(REJECTS.c.reason == reason)
     if since_ms is not None:
-        statement = statement.where(REJECTS.c.received_at_ms >= since_ms)
+        recent = REJECTS.c.received_at_ms >= since_ms
+        first = select(func.min(REJECTS.c.id)).where(recent).scalar_subquery()
+        statement = statement.where(recent, REJECTS.c.id >= first)
     return rows(engine, statement.limit(limit), drop=("partition_id", "topic_id"))
 
 

@@ -64,23 +64,27 @@ def purge(
 
 
 def _purge_series(engine: Engine, target: Table, series_ids: list[int], before_ms: int) -> int:
-    """Delete windows of these series that start before `before_ms`."""
+    """Delete windows of these series that start before `before_ms`, CHUNK_ROWS per transaction.
+
+    Series by series, the oldest first, so that every step is a seek in the primary key however much is old.
+    """
+    any_old = target.c.series_id.in_(series_ids) & (target.c.window_start_ms < before_ms)
+    with reading(engine) as connection:
+        waiting = list(connection.execute(select(target.c.series_id).where(any_old).distinct()).scalars())
     total = 0
-    old = target.c.series_id.in_(series_ids) & (target.c.window_start_ms < before_ms)
-    while True:
-        with reading(engine) as connection:
-            limit_ms = connection.execute(
-                select(target.c.window_start_ms)
-                .where(old)
-                .order_by(target.c.window_start_ms)
-                .offset(CHUNK_ROWS - 1)
-                .limit(1)
-            ).scalar()
-        part = old if limit_ms is None else old & (target.c.window_start_ms <= limit_ms)
+    while waiting:
+        left = CHUNK_ROWS
         with engine.begin() as connection:
-            total += connection.execute(delete(target).where(part)).rowcount
-        if limit_ms is None:
-            return total
+            while waiting and left > 0:
+                old = (target.c.series_id == waiting[-1]) & (target.c.window_start_ms < before_ms)
+                starts = select(target.c.window_start_ms).where(old).order_by(target.c.window_start_ms)
+                last_ms = connection.execute(starts.offset(left - 1).limit(1)).scalar()
+                part = old if last_ms is None else old & (target.c.window_start_ms <= last_ms)
+                deleted = connection.execute(delete(target).where(part)).rowcount
+                total, left = total + deleted, left - max(deleted, 1)
+                if last_ms is None:
+                    waiting.pop()
+    return total
 
 
 def _purge_where(engine: Engine, target: Table, key: Any, condition: Any) -> int:

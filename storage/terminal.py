@@ -10,6 +10,7 @@ from sqlalchemy import Engine, desc, func, select
 
 from storage import history, queries, schema
 from storage.engine import reading
+from storage.names import GOING_ON
 from storage.schema import table
 from storage.shown import rows, time_of
 
@@ -92,7 +93,7 @@ def overview(engine: Engine, *, series_limit: int = 10) -> dict[str, Any]:
     """Everything `inferwatch top` shows at once."""
     unresolved = (
         select(INCIDENTS)
-        .where(INCIDENTS.c.status != "resolved")
+        .where(INCIDENTS.c.status.in_(GOING_ON))
         .order_by(queries.SEVERITY_RANK, desc(INCIDENTS.c.opened_at_ms), INCIDENTS.c.incident_id)
         .limit(20)
     )
