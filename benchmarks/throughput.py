@@ -1,10 +1,9 @@
-"""How many records per second, beside the clients that only consume and beside Quix Streams.
+"""How many records per second, beside the clients that only consume and two stream processors.
 
 `python -m benchmarks.throughput` starts a broker (or takes KAFKA_BOOTSTRAP_SERVERS), writes one topic and
 lets every contender read it in turn, each in its own process, for several rounds. CPU time is what is
 compared: it includes the client's threads and leaves out the broker and whatever else the machine does.
-QUIX_PYTHON names the interpreter of an environment with quixstreams in it; a peer that is not installed is
-left out.
+benchmarks/peers.py says where the peers come from; one that is not installed is left out, and said so.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -22,31 +22,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks import load, rounds
+from benchmarks import load, peers, rounds
 
-OURS = ("batches", "poll")
-QUIX = """
-import json, sys, time, resource, tempfile
-from quixstreams import Application
-from quixstreams.dataframe.windows import Count, Mean
-bootstrap, topic, wanted = sys.argv[1], sys.argv[2], int(sys.argv[3])
-app = Application(broker_address=bootstrap, consumer_group=f"q{time.time()}", auto_offset_reset="earliest",
-                  state_dir=tempfile.mkdtemp(), loglevel="ERROR")
-source = app.topic(topic, value_deserializer="json", timestamp_extractor=lambda v, h, t, k: t)
-frame = app.dataframe(source)
-seen = [0, 0.0, 0.0]
-def mark(value):
-    if not seen[0]:
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        seen[1:] = [time.monotonic(), used.ru_utime + used.ru_stime]
-    seen[0] += 1
-frame = frame.update(mark)
-frame = frame.tumbling_window(60_000).agg(n=Count(), latency=Mean("latency_ms")).final()
-app.run(count=wanted)
-used = resource.getrusage(resource.RUSAGE_SELF)
-print(json.dumps({"records": seen[0], "wall_s": time.monotonic() - seen[1],
-                  "cpu_s": used.ru_utime + used.ru_stime - seen[2]}))
-"""
+OURS = ("batches", "poll", "confluent")
+STREAMS, QUIX = "Kafka Streams, count and mean", "Quix Streams, count and mean"
 
 
 def consume_poll(bootstrap: str, topic: str, wanted: int) -> int:
@@ -82,9 +61,9 @@ def consume_confluent(bootstrap: str, topic: str, wanted: int) -> int:
 def consume_ours(bootstrap: str, topic: str, wanted: int, reader: str) -> int:
     from monitor.config import SourceSettings
     from monitor.sources.base import Assigned, RawBatch
-    from monitor.sources.kafka import KafkaSource
+    from monitor.sources.opening import kafka_source
 
-    source = KafkaSource(SourceSettings.model_validate(kafka_options(bootstrap, topic, reader)))
+    source = kafka_source(SourceSettings.model_validate(kafka_options(bootstrap, topic, reader)))
     seen = 0
     while seen < wanted:
         for event in source.poll(0.2):
@@ -163,7 +142,7 @@ def one(name: str, bootstrap: str, topic: str, folder: Path, shape: tuple[int, i
     if name == "decode msgspec":
         return measured(lambda: decode_only(folder / "log.jsonl"))
     from monitor.sources.file import FileSource
-    from monitor.sources.kafka import KafkaSource
+    from monitor.sources.opening import kafka_source
 
     with tempfile.TemporaryDirectory() as cold, tempfile.TemporaryDirectory() as directory:
 
@@ -172,7 +151,7 @@ def one(name: str, bootstrap: str, topic: str, folder: Path, shape: tuple[int, i
                 settings = settings_for({"kind": "file"}, place)
                 return whole_path(settings, FileSource([folder / path], settings.source), records)
             settings = settings_for(kafka_options(bootstrap, topic, name.removeprefix("whole ")), place)
-            return whole_path(settings, KafkaSource(settings.source), records)
+            return whole_path(settings, kafka_source(settings.source), records)
 
         result = measured(
             lambda: run_in(directory, "log.jsonl", wanted), warm=lambda: run_in(cold, "warm.jsonl", 10_000)
@@ -213,10 +192,6 @@ def topic_of(messages: list[bytes]) -> Iterator[tuple[str, str]]:
             broker.stop()
 
 
-def quix(python: str, bootstrap: str, topic: str, records: int) -> dict[str, Any]:
-    return rounds.child([python, "-c", QUIX, bootstrap, topic, str(records)])
-
-
 def table(found: dict[str, list[dict[str, Any]]]) -> list[str]:
     lines = ["| contender | thousand records per CPU second | per second of wall time |", "|---|---|---|"]
     for name, results in found.items():
@@ -241,35 +216,66 @@ def main() -> None:
         print(json.dumps(one(name, bootstrap, topic, Path(folder), shape)))
         return
     sizes = [f"--records={shape[0]}", f"--series={shape[1]}", f"--minutes={shape[2]}"]
-    names = ["consume kafka-python", "consume batches", "decode msgspec"]
-    names += ["consume confluent"] if find_spec("confluent_kafka") else []
+    names = ["consume kafka-python", "consume confluent", "consume batches", "decode msgspec"]
     names += [f"whole {reader}" for reader in OURS] + ["whole file"]
+    if find_spec("confluent_kafka") is None:
+        names = [name for name in names if "confluent" not in name]
     with tempfile.TemporaryDirectory() as folder:
-        messages = load.write(load.make(*shape), Path(folder) / "log.jsonl")
+        made = load.make(*shape)
+        messages = load.write(made, Path(folder) / "log.jsonl")
         (Path(folder) / "warm.jsonl").write_bytes(b"\n".join(messages[:10_000]) + b"\n")
         with topic_of(messages) as (bootstrap, topic):
             here = [sys.executable, "-m", "benchmarks.throughput", *sizes, "--one"]
             contenders: dict[str, Callable[[], dict[str, Any]]] = {
                 name: partial(rounds.child, [*here, name, bootstrap, topic, folder]) for name in names
             }
-            if python := os.environ.get("QUIX_PYTHON"):
-                contenders["Quix Streams, count and mean"] = partial(
-                    quix, python, bootstrap, topic, min(options.quix_records, shape[0])
-                )
+            contenders |= peers_on(bootstrap, topic, folder, made, options.quix_records)
             found = rounds.interleave(contenders, options.rounds)
     print("\n".join(table(found)))
-    rates = {name: [{"rate": r["records"] / r["cpu_s"]} for r in results] for name, results in found.items()}
-    compared = {}
-    for of, to in (
-        ("whole batches", "consume kafka-python"), ("whole poll", "consume kafka-python"),
-        ("whole file", "decode msgspec"), ("whole batches", "Quix Streams, count and mean"),
-        ("consume batches", "consume kafka-python"),
-    ):  # fmt: skip
-        if to in rates:
-            compared[f"{of} : {to}"] = rounds.ratios(rates, of, to, "rate")
-            print(f"{of} : {to} = {rounds.spread(compared[f'{of} : {to}'])} (CPU, min / median / max)")
+    compared = {kind: compare(found, kind) for kind in ("cpu_s", "wall_s")}
+    print("\n| ratio of records per second | of CPU: min / median / max | of wall time |\n|---|---|---|")
+    for pair in compared["cpu_s"]:
+        print(f"| {pair} | {' | '.join(rounds.spread(compared[kind][pair]) for kind in compared)} |")
     rounds.save("throughput", {"machine": rounds.machine(), "shape": shape, "results": found,
-                               "cpu_ratios": compared}, options.out)  # fmt: skip
+                               "ratios": compared}, options.out)  # fmt: skip
+
+
+def peers_on(
+    bootstrap: str, topic: str, folder: str, made: load.Load, quix_records: int
+) -> dict[str, Callable[[], dict[str, Any]]]:
+    """The peers that are here, each with a check of what it saw."""
+
+    def checked(name: str, run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        result = run()
+        peers.check(name, result, made.latency_ms)
+        return result
+
+    found: dict[str, Callable[[], dict[str, Any]]] = {}
+    if shutil.which("javac") and shutil.which("mvn"):
+        peers.streams_classpath()  # not on anybody's time
+        run = partial(peers.kafka_streams, bootstrap, topic, len(made), folder)
+        found[STREAMS] = partial(checked, STREAMS, run)
+    if python := os.environ.get("QUIX_PYTHON"):
+        run = partial(peers.quix, python, bootstrap, topic, min(quix_records, len(made)))
+        found[QUIX] = partial(checked, QUIX, run)
+    for name in {STREAMS, QUIX} - found.keys():
+        print(f"not here, left out: {name}", file=sys.stderr)
+    return found
+
+
+def compare(found: dict[str, list[dict[str, Any]]], kind: str) -> dict[str, list[float]]:
+    """Records per second of one contender over those of another, per round; `kind` is cpu_s or wall_s."""
+    rates = {name: [{"rate": r["records"] / r[kind]} for r in results] for name, results in found.items()}
+    return {
+        f"{of} : {to}": rounds.ratios(rates, of, to, "rate")
+        for of, to in (
+            ("consume batches", "consume kafka-python"), ("consume confluent", "consume kafka-python"),
+            ("whole batches", "consume kafka-python"), ("whole poll", "consume kafka-python"),
+            ("whole confluent", "consume confluent"), ("whole file", "decode msgspec"),
+            *((f"whole {reader}", peer) for peer in (STREAMS, QUIX) for reader in OURS),
+        )
+        if of in rates and to in rates
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

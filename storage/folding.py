@@ -11,9 +11,10 @@ from collections.abc import Iterable
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, bindparam, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, func, insert, or_, select, update
 
 from storage import schema
+from storage.names import GOING_ON
 from storage.rows import (
     decode_alert,
     event_row,
@@ -98,7 +99,10 @@ class _Stage:
         self.reopen_ms = reopen_ms
         first_ms, last_ms = transitions[0].at_ms, transitions[-1].at_ms
         recent = select(INCIDENTS).where(
-            or_(INCIDENTS.c.status != "resolved", INCIDENTS.c.resolved_at_ms >= first_ms - reopen_ms)
+            or_(
+                INCIDENTS.c.status.in_(GOING_ON),
+                and_(INCIDENTS.c.status == "resolved", INCIDENTS.c.resolved_at_ms >= first_ms - reopen_ms),
+            )
         )
         self.incidents = {i.incident_id: i for i in self._incidents(recent)}
         alert_ids = sorted({t.alert.alert_id for t in transitions})

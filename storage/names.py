@@ -28,6 +28,9 @@ FEATURE_COLUMNS: tuple[str, ...] = (
 )
 """Feature columns of `window_history`; the same names in the same order as detectors.types.FEATURES."""
 
+GOING_ON = ("open", "acknowledged")
+"""Every status of an incident but "resolved": a list that an index can find, which `!=` is not."""
+
 SILENCE_FIELDS = ("series", "model", "endpoint", "tenant", "region", "model_version")
 """What a silence may match."""
 WARM_UP_WINDOWS = 200

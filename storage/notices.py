@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine, func, insert, select, update
 
 from storage import folding, schema
 from storage.engine import reading
+from storage.names import GOING_ON
 from storage.rows import decode_alert, outbox_row, to_incident, to_silence
 from storage.schema import table
 from storage.types import AlertRow, IncidentChanges, IncidentEventRow, IncidentRow, IncidentView, OutboxRow
@@ -45,7 +46,7 @@ def event_time_ms(connection: Connection, up_to_ms: int) -> int | None:
 
 def has_open(engine: Engine) -> bool:
     with reading(engine) as connection:
-        found = select(INCIDENTS.c.incident_id).where(INCIDENTS.c.status != "resolved").limit(1)
+        found = select(INCIDENTS.c.incident_id).where(INCIDENTS.c.status.in_(GOING_ON)).limit(1)
         return connection.execute(found).first() is not None
 
 
@@ -53,7 +54,7 @@ def attend(engine: Engine, decide: Attend, at_ms: int) -> int:
     """Let `decide` look at every open incident at event time `at_ms`; returns how many notifications came."""
     with engine.begin() as connection:
         folding.lock_incidents(connection)
-        rows = connection.execute(select(INCIDENTS).where(INCIDENTS.c.status != "resolved")).mappings()
+        rows = connection.execute(select(INCIDENTS).where(INCIDENTS.c.status.in_(GOING_ON))).mappings()
         incidents = sorted(map(to_incident, rows), key=lambda i: (i.opened_at_ms, i.incident_id))
         alerts = _newest_alerts(connection, incidents)
         in_force = (SILENCES.c.starts_at_ms <= at_ms) & (SILENCES.c.ends_at_ms > at_ms)
@@ -103,7 +104,7 @@ def summarise(engine: Engine, key: str, until_ms: int, build: Summarise) -> bool
         if until_ms <= from_ms:
             return False
         connection.execute(update(FACTS).where(FACTS.c.key == key).values(value=str(until_ms)))
-        still_open = select(INCIDENTS).where(INCIDENTS.c.status != "resolved")
+        still_open = select(INCIDENTS).where(INCIDENTS.c.status.in_(GOING_ON))
         open_now = [to_incident(row) for row in connection.execute(still_open).mappings()]
         row = build(from_ms, until_ms, _happened(connection, from_ms, until_ms), open_now)
         if row is None:

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, case, desc, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Engine, case, desc, func, or_, select
 
 from storage import schema
 from storage.engine import reading
-from storage.names import FEATURE_COLUMNS, WARM_UP_WINDOWS
+from storage.names import FEATURE_COLUMNS, GOING_ON, WARM_UP_WINDOWS
 from storage.queries import DELIVERY_COLUMNS, SERIES_COLUMNS, with_labels
 from storage.schema import table
 from storage.shown import Row
@@ -35,7 +35,6 @@ DELIVERY = tuple(DELIVERIES.c[name] for name in DELIVERY_COLUMNS)
 SCORES = ("score", "gbdt_score", "lstm_score", "tail_probability")
 METRIC_PREFIX = "metric."
 MAX_REASONS, MAX_LEADING = 200, 5_000
-_DONE = case((INCIDENTS.c.status == "resolved", 1), else_=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +60,6 @@ def incident_page(
     of ids.
     """
     conditions: list[ColumnElement[bool]] = []
-    if statuses:
-        conditions.append(INCIDENTS.c.status.in_(list(statuses)))
     if severity is not None:
         conditions.append(INCIDENTS.c.severity == severity)
     for word in text.split():
@@ -73,13 +70,21 @@ def incident_page(
                 *(c.icontains(word, autoescape=True) for c in columns),
             )
         )
-    rank = case((INCIDENTS.c.status == "resolved", 3), else_=SEVERITY_RANK)
-    age = case(
-        (INCIDENTS.c.status == "resolved", -INCIDENTS.c.started_at_ms), else_=INCIDENTS.c.started_at_ms
-    )
-    statement = select(INCIDENTS).where(*conditions).order_by(_DONE, rank, age, INCIDENTS.c.incident_id)
-    found = rows_of(engine, statement.limit(limit).offset(offset))
-    return Page(with_labels(engine, found), _count(engine, INCIDENTS.c.incident_id, conditions))
+    here = statuses or (*GOING_ON, "resolved")
+    going_on = [*conditions, INCIDENTS.c.status.in_([status for status in here if status != "resolved"])]
+    order = (SEVERITY_RANK, INCIDENTS.c.started_at_ms, INCIDENTS.c.incident_id)
+    first = select(INCIDENTS).where(*going_on).order_by(*order)
+    ended = [*conditions, INCIDENTS.c.status == "resolved"]
+    then = select(INCIDENTS).where(*ended).order_by(desc(INCIDENTS.c.started_at_ms), INCIDENTS.c.incident_id)
+    with reading(engine) as connection:
+        begun = _counted(connection, INCIDENTS.c.incident_id, going_on)
+        found = rows_of(connection, first.limit(limit).offset(offset)) if offset < begun else []
+        total = begun
+        if "resolved" in here:
+            total += _counted(connection, INCIDENTS.c.incident_id, ended)
+            rest = then.limit(limit - len(found)).offset(max(0, offset - begun))
+            found += rows_of(connection, rest) if len(found) < limit else []
+    return Page(with_labels(engine, found), total)
 
 
 def incident_counts(engine: Engine) -> dict[tuple[str, str], int]:
@@ -251,13 +256,14 @@ def delivery_page(
         columns = (DELIVERIES.c.channel, DELIVERIES.c.event, DELIVERIES.c.last_error, INCIDENTS.c.title)
         conditions.append(or_(*(c.icontains(word, autoescape=True) for c in columns)))
     joined = DELIVERIES.outerjoin(INCIDENTS, INCIDENTS.c.incident_id == DELIVERIES.c.incident_id)
+    asked = joined if text.strip() else DELIVERIES
     statement = (
         select(*DELIVERY, INCIDENTS.c.title, INCIDENTS.c.severity)
         .select_from(joined)
         .where(*conditions)
         .order_by(desc(DELIVERIES.c.created_at_ms), desc(DELIVERIES.c.sequence), DELIVERIES.c.delivery_id)
     )
-    counted = select(func.count(DELIVERIES.c.delivery_id)).select_from(joined).where(*conditions)
+    counted = select(func.count()).select_from(asked).where(*conditions)
     with reading(engine) as connection:
         total = int(connection.execute(counted).scalar_one())
     return Page(rows_of(engine, statement.limit(limit).offset(offset)), total)
@@ -273,4 +279,8 @@ def _series_states(warm_up: int) -> dict[str, ColumnElement[bool]]:
 
 def _count(engine: Engine, key: Any, conditions: list[ColumnElement[bool]]) -> int:
     with reading(engine) as connection:
-        return int(connection.execute(select(func.count(key)).where(*conditions)).scalar_one())
+        return _counted(connection, key, conditions)
+
+
+def _counted(connection: Connection, key: Any, conditions: list[ColumnElement[bool]]) -> int:
+    return int(connection.execute(select(func.count(key)).where(*conditions)).scalar_one())

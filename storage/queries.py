@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from storage.names import FEATURE_COLUMNS, UnknownIncident
+from storage.names import FEATURE_COLUMNS, GOING_ON, UnknownIncident
 from storage.shown import Row, ms_of, shown
 from storage.shown import time_of as time_of
 from storage.sql import Key, Plain, Select, columns_of, fetch
@@ -119,6 +119,9 @@ def incidents(
     after: After = None,
 ) -> list[Row]:
     """Incidents, newest first."""
+    newest, then = ORDERS["incidents"]
+    if since_ms is not None:  # by the two indexes of its condition, not through all in this order
+        newest = ("incidents.opened_at_ms + 0", True)
     statement = INCIDENTS.equal("incidents", status=status, severity=severity)
     for column, value in (("series", series), ("model", model)):
         if value is not None:
@@ -127,9 +130,9 @@ def incidents(
             )
     if since_ms is not None:  # whatever was still going on since then
         statement = statement.where(
-            "(incidents.resolved_at_ms IS NULL OR incidents.resolved_at_ms >= ?)", since_ms
+            "(incidents.status IN (?, ?) OR incidents.resolved_at_ms >= ?)", *GOING_ON, since_ms
         )
-    return with_labels(source, rows(source, statement.ordered(ORDERS["incidents"], after), limit))
+    return with_labels(source, rows(source, statement.ordered((newest, then), after), limit))
 
 
 def with_labels(source: Source, incident_rows: list[Row]) -> list[Row]:
@@ -142,7 +145,7 @@ def with_labels(source: Source, incident_rows: list[Row]) -> list[Row]:
 def unresolved(source: Source, limit: int) -> list[Row]:
     """Incidents that go on, the worst and then the newest first; without their labels."""
     order = ((SEVERITY_RANK, False), ("incidents.opened_at_ms", True), ("incidents.incident_id", False))
-    statement = INCIDENTS.where("incidents.status <> ?", "resolved").ordered(order)
+    statement = INCIDENTS.within("incidents.status", GOING_ON).ordered(order)
     return [_incident(row) for row in rows(source, statement, limit)]
 
 
@@ -231,11 +234,14 @@ def alerts(
     after: After = None,
 ) -> list[Row]:
     """Alerts, newest first, with the incident they belong to."""
+    newest, then = ORDERS["alerts"]
+    if since_ms is not None:  # by the index of its condition
+        newest = ("alerts.window_start_ms + 0", True)
     statement = ALERTS.equal("alerts", series=series, model=model, status=status)
     statement = statement.equal("incident_alerts", incident_id=incident_id)
     if since_ms is not None:
         statement = statement.where("alerts.window_end_ms > ?", since_ms)
-    return rows(source, statement.ordered(ORDERS["alerts"], after), limit)
+    return rows(source, statement.ordered((newest, then), after), limit)
 
 
 def windows(
@@ -310,6 +316,9 @@ def rejected(
         "rejects JOIN partitions ON partitions.id = rejects.partition_id",
     )
     statement = statement.equal("rejects", reason=reason).from_to("rejects.received_at_ms", since_ms)
+    if since_ms is not None:
+        first = "SELECT min(rejects.id) FROM rejects WHERE rejects.received_at_ms >= ?"
+        statement = statement.where(f"rejects.id >= ({first})", since_ms)
     statement = statement.ordered(ORDERS["rejected"], after)
     return rows(source, statement, limit, drop=("partition_id", "topic_id"))
 

@@ -9,6 +9,7 @@ from sqlalchemy import Engine, Table, delete, func, select, update
 from storage import schema
 from storage.access_schema import HttpSessionTable
 from storage.engine import reading
+from storage.names import GOING_ON
 from storage.rollup_schema import WindowHourTable
 from storage.schema import table
 
@@ -63,7 +64,7 @@ def purge(
         done["deployments"] = _purge_where(engine, DEPLOYMENTS, DEPLOYMENTS.c.id, marks)
     old_rejects = REJECTS.c.received_at_ms < now_ms - keep_rejected_ms
     done["rejected"] = _purge_where(engine, REJECTS, REJECTS.c.id, old_rejects)
-    going_on = select(INCIDENTS.c.incident_id).where(INCIDENTS.c.status != "resolved")
+    going_on = select(INCIDENTS.c.incident_id).where(INCIDENTS.c.status.in_(GOING_ON))
     old_deliveries = DELIVERIES.c.finished_at_ms < now_ms - keep_deliveries_ms
     old_deliveries &= DELIVERIES.c.incident_id.not_in(going_on)
     done["deliveries"] = _purge_where(engine, DELIVERIES, DELIVERIES.c.delivery_id, old_deliveries)
@@ -95,23 +96,27 @@ def _forget_parked(engine: Engine, keep_ms: int) -> int:
 
 
 def _purge_series(engine: Engine, target: Table, series_ids: list[int], before_ms: int) -> int:
-    """Delete windows of these series that start before `before_ms`."""
+    """Delete windows of these series that start before `before_ms`, CHUNK_ROWS per transaction.
+
+    Series by series, the oldest first, so that every step is a seek in the primary key however much is old.
+    """
+    any_old = target.c.series_id.in_(series_ids) & (target.c.window_start_ms < before_ms)
+    with reading(engine) as connection:
+        waiting = list(connection.execute(select(target.c.series_id).where(any_old).distinct()).scalars())
     total = 0
-    old = target.c.series_id.in_(series_ids) & (target.c.window_start_ms < before_ms)
-    while True:
-        with reading(engine) as connection:
-            limit_ms = connection.execute(
-                select(target.c.window_start_ms)
-                .where(old)
-                .order_by(target.c.window_start_ms)
-                .offset(CHUNK_ROWS - 1)
-                .limit(1)
-            ).scalar()
-        part = old if limit_ms is None else old & (target.c.window_start_ms <= limit_ms)
+    while waiting:
+        left = CHUNK_ROWS
         with engine.begin() as connection:
-            total += connection.execute(delete(target).where(part)).rowcount
-        if limit_ms is None:
-            return total
+            while waiting and left > 0:
+                old = (target.c.series_id == waiting[-1]) & (target.c.window_start_ms < before_ms)
+                starts = select(target.c.window_start_ms).where(old).order_by(target.c.window_start_ms)
+                last_ms = connection.execute(starts.offset(left - 1).limit(1)).scalar()
+                part = old if last_ms is None else old & (target.c.window_start_ms <= last_ms)
+                deleted = connection.execute(delete(target).where(part)).rowcount
+                total, left = total + deleted, left - max(deleted, 1)
+                if last_ms is None:
+                    waiting.pop()
+    return total
 
 
 def _purge_where(engine: Engine, target: Table, key: Any, condition: Any) -> int:

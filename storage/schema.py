@@ -8,11 +8,12 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Float, ForeignKey, Index, Integer, String, Table, Text, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedColumn, mapped_column
 
+from storage import list_indexes
 from storage.names import FEATURE_COLUMNS
 
 NAME_LENGTH = 512  # a text key stays far below the 2,704 bytes of a PostgreSQL index entry
 ID_LENGTH = 64
-_RESENT = text("resend_at_ms IS NOT NULL")
+_RESENT, _UNUSUAL = text("resend_at_ms IS NOT NULL"), text("is_anomalous")
 
 
 class Base(DeclarativeBase):
@@ -106,12 +107,7 @@ class WindowTable(Base):
     statistics: Mapped[bytes | None]
 
     __table_args__ = (
-        Index(
-            "windows_anomalous",
-            "window_start_ms",
-            sqlite_where=text("is_anomalous"),
-            postgresql_where=text("is_anomalous"),
-        ),
+        Index("windows_anomalous", "window_start_ms", sqlite_where=_UNUSUAL, postgresql_where=_UNUSUAL),
     )
 
 
@@ -169,11 +165,11 @@ class AlertTable(Base):
     __tablename__ = "alerts"
 
     alert_id: Mapped[str] = _id(primary_key=True)
-    series: Mapped[str] = _name(index=True)
+    series: Mapped[str] = _name()
     model: Mapped[str] = _name()
     endpoint: Mapped[str] = _name()
     status: Mapped[str]
-    window_start_ms: Mapped[int] = mapped_column(index=True)
+    window_start_ms: Mapped[int]
     window_end_ms: Mapped[int]
     fired_at_ms: Mapped[int]
     resolved_at_ms: Mapped[int | None]
@@ -231,7 +227,7 @@ class IncidentTable(Base):
     title: Mapped[str]
     summary: Mapped[str]
     started_at_ms: Mapped[int]
-    opened_at_ms: Mapped[int] = mapped_column(index=True)
+    opened_at_ms: Mapped[int]
     acknowledged_at_ms: Mapped[int | None]
     resolved_at_ms: Mapped[int | None]
     last_fired_at_ms: Mapped[int]
@@ -407,3 +403,6 @@ class DeploymentTable(Base):
     differences: Mapped[str | None]  # JSON
 
     __table_args__ = (Index("deployments_key", "series", "model_version", "at_ms", unique=True),)
+
+
+list_indexes.attach(Base.metadata)

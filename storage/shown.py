@@ -72,7 +72,10 @@ def _shown(row: Mapping[str, Any], dropped: frozenset[str]) -> Row:
 
 
 def ordered(statement: Select[Any], keys: Sequence[Key], after: Sequence[Any] | None) -> Select[Any]:
-    """The statement in the order of `keys`, behind the row whose keys are `after` (ms for times)."""
+    """The statement in the order of `keys`, behind the row whose keys are `after` (ms for times).
+
+    The first key is bounded once more by itself: with that an index finds the place at once.
+    """
     from sqlalchemy import and_, asc, desc, or_
 
     statement = statement.order_by(*(desc(column) if down else asc(column) for column, down in keys))
@@ -83,4 +86,6 @@ def ordered(statement: Select[Any], keys: Sequence[Key], after: Sequence[Any] | 
     for i, (column, down) in enumerate(keys):
         equal = [earlier == value for (earlier, _), value in zip(keys[:i], after[:i], strict=True)]
         alternatives.append(and_(*equal, column < after[i] if down else column > after[i]))
-    return statement.where(or_(*alternatives))
+    first, down = keys[0]
+    bound = first <= after[0] if down else first >= after[0]
+    return statement.where(bound, or_(*alternatives))

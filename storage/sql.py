@@ -86,7 +86,10 @@ class Select:
         return self.where(f"lower({column}) LIKE lower(?) ESCAPE '/'", "%" + _WILD.sub(r"/\g<0>", text) + "%")
 
     def ordered(self, keys: Sequence[Key], after: Sequence[Any] | None = None) -> Select:
-        """In the order of `keys`, behind the row whose keys are `after` (ms for times)."""
+        """In the order of `keys`, behind the row whose keys are `after` (ms for times).
+
+        The first key is bounded once more by itself: with that an index finds the place at once.
+        """
         order = ", ".join(f"{column} DESC" if down else column for column, down in keys)
         chosen = dataclasses.replace(self, order=order)
         if after is None:
@@ -98,6 +101,8 @@ class Select:
             equal = [f"{earlier} = ?" for earlier, _ in keys[:i]]
             alternatives.append(" AND ".join([*equal, f"{column} {'<' if down else '>'} ?"]))
             values += after[: i + 1]
+        first, down = keys[0]
+        chosen = chosen.where(f"{first} {'<=' if down else '>='} ?", after[0])
         return chosen.where("(" + " OR ".join(alternatives) + ")", *values)
 
     def limited(self, limit: int, offset: int = 0) -> tuple[str, Mapping[str, Any]]:

@@ -14,7 +14,7 @@ FEATURES = (
 )
 
 revision = "0006"
-down_revision = "0003"
+down_revision = "0004"
 
 
 def upgrade() -> None:
