@@ -1,8 +1,8 @@
 """Evidence that needs no training: what leaves no doubt is an alarm, whatever the detectors have learned.
 
 The silence of a series that is never silent: real traffic falls silent so often that the trees learn to be
-patient with it. And many channels far off at once, now and in the windows before: trees do not extrapolate, so
-that a change beyond all that they were trained on may look to them like less than a smaller one.
+patient with it. And many channels far off at once, now and in the windows before: trees do not extrapolate,
+so that a change beyond all that they were trained on may look to them like less than a smaller one.
 """
 
 from __future__ import annotations
