@@ -138,6 +138,11 @@ class DetectionSettings(_Section):
     group_within_s: Annotated[float, Field(ge=0)] = Field(
         900.0, description="seconds after an incident's newest alert in which a related alert joins it"
     )
+    group_wait_s: Annotated[float, Field(ge=0)] = Field(
+        0.0,
+        description="seconds of event time the first notification of an incident waits, so that it names "
+        "what joins it meanwhile; looked at once a minute; what ends before is not told",
+    )
     group_by: list[str] = Field(
         ["model"], description="fields that alerts share to be one incident; [] = one incident per series"
     )

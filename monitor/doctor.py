@@ -10,7 +10,8 @@ from pathlib import Path
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from monitor.config import ChannelSettings, Settings, SourceSettings
-from monitor.errors import ConfigError
+from monitor.errors import ConfigError, InferwatchError
+from monitor.reach import broker_trouble, nobody_listens
 
 CONNECT_TIMEOUT_S = 5.0
 APPRISE_TIMEOUT_S = 30.0  # it imports more than a hundred services
@@ -146,11 +147,17 @@ def _guarded(name: str, check: Callable[[Settings], Check], settings: Settings) 
         return check(settings)
     except Exception as error:  # whatever a driver raises is the finding
         reason = (str(getattr(error, "orig", None) or error).splitlines() or [type(error).__name__])[0][:300]
-        fixes = {
-            "database": "start the database, correct database.url, or run `inferwatch db upgrade`",
-            "broker": "start the broker or correct source.bootstrap_servers and source.security_protocol",
-        }
-        return Check(name, False, reason, fixes[name])
+        fix = "start the database, correct database.url, or run `inferwatch db upgrade`"
+        if name == "broker":
+            reason, fix = _no_broker(settings, error, reason)
+        return Check(name, False, reason, fix)
+
+
+def _no_broker(settings: Settings, error: Exception, reason: str) -> tuple[str, str]:
+    """What is wrong and what to do; the client itself only says that its time was over."""
+    if isinstance(error, InferwatchError):
+        return reason, "correct the [source] section"
+    return broker_trouble(settings.source, CONNECT_TIMEOUT_S)
 
 
 def _database(settings: Settings) -> Check:
@@ -188,6 +195,9 @@ def _broker(settings: Settings) -> Check:
 
     source = settings.source
     options = {**client_options(source), "bootstrap_timeout_ms": int(CONNECT_TIMEOUT_S * 1000)}
+    trouble = nobody_listens(source, CONNECT_TIMEOUT_S)
+    if trouble is not None:
+        return Check("broker", False, *trouble)
     consumer = KafkaConsumer(**options)
     try:
         known = consumer.topics()

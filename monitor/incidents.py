@@ -58,8 +58,7 @@ def make_fold(settings: Settings) -> Fold:
 def make_attend(settings: Settings) -> Attend:
     """What event time alone brings about: (view, newest alert per incident, now) -> changes. Pure.
 
-    Whoever was held back by quiet hours or a silence is told when they are over, and who was told of
-    something that is still open and not acknowledged is reminded.
+    Whoever was held back is told when that is over; who was told of what nobody acknowledged is reminded.
     """
     detection, channels, routes = settings.detection, dict(settings.channels), tuple(settings.routes)
 
@@ -327,17 +326,18 @@ class _Work:
             self._notify(incident_id, t, "incident.reminder", among=due)
 
     def _route(self, channel: str, incident_id: str, t: AlertTransition) -> routing.Routed:
-        about = about_of(self.incidents[incident_id].severity, self.memos[incident_id], t.alert)
-        return routing.decide(channel, about, t.at_ms, self.routes)
+        incident, memo = self.incidents[incident_id], self.memos[incident_id]
+        routed = routing.decide(channel, about_of(incident.severity, memo, t.alert), t.at_ms, self.routes)
+        is_first, age_ms = channel not in memo.heard, t.at_ms - incident.opened_at_ms
+        return routing.wait(routed, is_first=is_first, age_ms=age_ms, wait_s=self.detection.group_wait_s)
 
     def _notify(
         self, incident_id: str, t: AlertTransition, event: str, *, among: Collection[str] | None = None
     ) -> None:
         """Outbox rows of this revision, per channel that wants the event.
 
-        A channel hears first that the incident is open (or open again), even when that change itself was
-        silenced; and of its end only when it had heard that. A silence holds back everything but the end, as
-        quiet hours do.
+        A channel hears first that the incident is open (or open again), even when that change was silenced;
+        and of its end only when it had heard that. What holds back holds everything but the end.
         """
         memo, ends = self.memos[incident_id], event == "incident.resolved"
         audience = [name for name in sorted(self.channels) if name in memo.aware or not ends]
@@ -385,7 +385,7 @@ class _Work:
             reason = f"silence {silence.silence_id} of {silence.created_by}: {silence.comment}"
             self._event(incident_id, t, "notification_silenced", reason, silence_id=silence.silence_id)
         elif set(quiet) - set(memo.held):
-            reason = ", ".join(f"quiet hours of route {routed[name].route} for {name}" for name in quiet)
+            reason = ", ".join(f"{routing.why_held(routed[name])} for {name}" for name in quiet)
             self._event(incident_id, t, "notification_held", reason)
         self.memos[incident_id] = dataclasses.replace(memo, held=tuple(sorted({*memo.held, *quiet})))
         return [name for name in audience if name not in quiet]

@@ -15,7 +15,11 @@ from storage import queries
 from storage.people import People
 from storage.types import IncidentEventRow, IncidentRow, OutboxRow
 
-EVENTS = {"resolved": "incident.resolved", "acknowledged": "incident.acknowledged"}
+EVENTS = {
+    "resolved": "incident.resolved",
+    "acknowledged": "incident.acknowledged",
+    "reopened": "incident.reopened",
+}
 """What channels are told of; the other things people do stay in the database."""
 
 

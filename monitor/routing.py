@@ -32,8 +32,8 @@ class About:
 class Routed:
     """`route` counts from 1 as in the file; 0 = no route names the channel, or none of them matches.
 
-    Reasons: "no_route_names_it", "matched", "quiet_hours", "digest", and what kept the last route that names
-    the channel from matching: "severity", "model", "tenant", "hours".
+    Reasons: "no_route_names_it", "matched", "quiet_hours", "group_wait", "digest", and what kept the last
+    route that names the channel from matching: "severity", "model", "tenant", "hours".
     """
 
     action: Action
@@ -56,6 +56,20 @@ def decide(channel: str, about: About, at_ms: int, routes: Sequence[RouteSetting
             return Routed("hold", "quiet_hours", number)
         return Routed("send", "matched", number)
     return Routed("skip", missed) if missed else Routed("send", "no_route_names_it")
+
+
+def wait(routed: Routed, *, is_first: bool, age_ms: int, wait_s: float) -> Routed:
+    """Hold the first news of a young incident back, so that it comes with what joins it. Pure."""
+    if routed.action == "send" and is_first and age_ms < wait_s * 1000:
+        return Routed("hold", "group_wait", routed.route)
+    return routed
+
+
+def why_held(routed: Routed) -> str:
+    """In words, for a channel whose action is "hold"."""
+    if routed.reason == "group_wait":
+        return "group_wait_s, for what may join it,"
+    return f"quiet hours of route {routed.route}"
 
 
 def mismatch(route: RouteSettings, about: About, at_ms: int | None) -> str:

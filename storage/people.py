@@ -93,6 +93,29 @@ class People:
             _via(via),
         )
 
+    def reopen(
+        self, incident_id: str, *, by: str, now_ms: int, reason: str = "", via: str | None = None
+    ) -> IncidentRow:
+        """Not over after all; changes nothing when it is not resolved.
+
+        It stays open until a person resolves it, or until what joins it has ended.
+        """
+        return self._change(
+            incident_id,
+            "reopened",
+            by,
+            now_ms,
+            reason,
+            lambda i: (
+                dataclasses.replace(
+                    i, status="open", resolution=None, resolved_at_ms=None, acknowledged_at_ms=None
+                )
+                if i.status == "resolved"
+                else None
+            ),
+            _via(via),
+        )
+
     def label(
         self,
         incident_id: str,

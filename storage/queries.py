@@ -7,7 +7,6 @@ before.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -54,6 +53,7 @@ DEPLOYMENTS = Select(
     "differences",
     "deployments",
 )
+INCIDENT_IDS = Select("incidents.incident_id", "incidents")
 LINKED = "SELECT incident_alerts.incident_id FROM incident_alerts JOIN alerts USING (alert_id)"
 ALERTS = Select(
     "alerts.*, incident_alerts.incident_id",
@@ -150,16 +150,22 @@ def unresolved(source: Source, limit: int) -> list[Row]:
 
 
 def find_incident(source: Source, reference: str) -> str:
-    """The id meant by an id, by its beginning if only one has it, or by a position (1 = the newest).
+    """The id meant by a position (1 = the newest) or as `full_id` understands it, for people at a terminal.
 
     Raises UnknownIncident.
     """
-    ids = dataclasses.replace(INCIDENTS, columns="incidents.incident_id")
     if reference.isascii() and reference.isdigit() and 0 < len(reference) < 6 and int(reference) > 0:
-        newest = ids.ordered(ORDERS["incidents"]).limited(1, int(reference) - 1)
+        newest = INCIDENT_IDS.ordered(ORDERS["incidents"]).limited(1, int(reference) - 1)
         for row in fetch(source, *newest):
             return str(row["incident_id"])
-    begun = ids.starts_with("incidents.incident_id", reference).ordered([("incidents.incident_id", False)])
+    return full_id(source, reference)
+
+
+def full_id(source: Source, reference: str) -> str:
+    """The id meant by an id, or by its beginning if only one has it. Raises UnknownIncident."""
+    begun = INCIDENT_IDS.starts_with("incidents.incident_id", reference).ordered(
+        [("incidents.incident_id", False)]
+    )
     found = [row["incident_id"] for row in rows(source, begun, 2)] if reference else []
     if len(found) == 1 or (found and found[0] == reference):
         return str(found[0])

@@ -110,6 +110,13 @@ def test_an_incident_is_acknowledged_labelled_noted_and_resolved(site: Site) -> 
     assert done["deliveries"][-1]["event"] == "incident.resolved", "who was told of it hears its end"
     assert len(site.woken) == before + 1
     assert [e["kind"] for e in done["events"][1:]] == ["acknowledged", "labelled", "noted", "resolved"]
+    again = site.send(f"{path}/reopen", {"comment": "not gone"}).json
+    assert (again["status"], again["resolution"], again["resolved_at"]) == ("open", None, None)
+    assert again["acknowledged_at"] is None and again["deliveries"][-1]["event"] == "incident.reopened"
+    assert (again["events"][-1]["kind"], again["events"][-1]["reason"]) == ("reopened", "not gone")
+    same = site.send(f"{path}/reopen").json
+    assert same["revision"] == again["revision"], "what is open is not opened again"
+    assert site.send(f"{path}/resolve").json["status"] == "resolved"
     assert [e["revision"] for e in done["events"]] == list(range(1, 6))
 
 
@@ -287,7 +294,8 @@ def test_an_unchanged_answer_is_not_sent_twice(site: Site) -> None:
         same = site.get("/api/v1/incidents", **{"if-none-match": condition})
         assert (same.status, same.text, same.headers["etag"]) == (304, "", tag)
     assert site.get("/api/v1/incidents", **{"if-none-match": '"other"'}).status == 200
-    site.send("/api/v1/incidents/1/notes", {"text": "changed"})
+    assert site.send("/api/v1/incidents/1/notes", {"text": "changed"}).status == 404, "a position is no id"
+    site.send(f"/api/v1/incidents/{first.json[0]['incident_id']}/notes", {"text": "changed"})
     changed = site.get("/api/v1/incidents", **{"if-none-match": tag})
     assert changed.status == 200 and changed.headers["etag"] != tag
 

@@ -151,6 +151,9 @@ def test_people_acknowledge_label_and_resolve(
     assert people == [("acknowledged", "ada"), ("labelled", "ada"), ("resolved", "ada")]
     assert [row["event"] for row in found["deliveries"]] == ["incident.opened", "incident.resolved"]
     assert [row["channel"] for row in found["deliveries"]] == ["oncall", "oncall"]
+    out = call("incidents", "reopen", "1", "--by", "ada", "--comment", "no", *database, "--json")[1]
+    again = json.loads(out)
+    assert (again["status"], again["events"][-1]["reason"]) == ("open", "no")
 
 
 def test_silences_are_added_listed_and_ended(

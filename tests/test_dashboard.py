@@ -15,13 +15,15 @@ from playwright.sync_api import Browser, Page, expect
 from sqlalchemy import Engine
 
 from monitor.api.app import create_app
+from monitor.api.dashboard.budget import budget
 from monitor.api.server import serve_in_thread
+from monitor.config import DetectionSettings
 from storage.engine import connect
 from tests.dashboard_browser import Site, accessibility_violations, chromium, painted
 from tests.dashboard_site import EMBED, FRESH, HOSTILE, LARGE, SUPPORT, Story, incident_of, populate
 
 ROOT = Path(__file__).parent.parent
-PATHS = ("/", "/series", "/models", "/sources", "/silences", "/deliveries")
+PATHS = ("/", "/series", "/models", "/sources", "/silences", "/deliveries", "/budget?other=20&reach=30d")
 SHOWN_HOSTILE = r"<script>alert(1)</script>\u202egpj\x1b[31m/x"
 
 
@@ -163,6 +165,26 @@ def test_has_it_happened_before(site: Site, large: str) -> None:
 
 
 # ---------------------------------------------------------------- other pages
+
+
+def test_what_would_have_fired_with_another_budget(site: Site, served: tuple[str, Engine, Story]) -> None:
+    engine, detection = served[1], DetectionSettings()
+    asked = budget(engine, detection, other=50.0, reach="30d", series="")
+    with site.page("/models") as page:
+        page.get_by_role("link", name="another false-alarm budget").click()
+        arrived(page, "What another budget would have found")
+        page.get_by_label("False alarms per series and week").fill("50")
+        page.get_by_label("In the newest").select_option("30d")
+        page.get_by_role("button", name="Ask").click()
+        rows = page.locator("tbody tr").all_inner_texts()
+        told = [[cell.strip() for cell in row.split("\t")] for row in rows]
+        assert [row[1:] for row in told] == [
+            [str(len(one.episodes)), str(one.windows)] for one in asked["judged"]
+        ]
+        assert told[0][0] == "1 (configured)" and told[1][0] == "50"
+        expect(page.locator("section[aria-labelledby=more-title] li")).to_have_count(len(asked["more"]))
+    configured, other = asked["judged"]
+    assert other.windows >= configured.windows
 
 
 def test_a_series_shows_its_features_its_scores_and_its_alerts(site: Site) -> None:

@@ -88,7 +88,19 @@ def test_an_incident_is_acknowledged_noted_labelled_and_resolved(site: Site, eng
         box.get_by_label("What was it?").fill("v7 is gone")
         box.get_by_role("button", name="Resolve", exact=True).click()
         expect(page.locator("#head .tag", has_text="resolved")).to_be_visible()
+
+        page.get_by_role("button", name="Reopen", exact=True).first.click()
+        box = page.locator("dialog[open]")
+        box.get_by_label("Why?").fill("v7 came back")
+        box.get_by_role("button", name="Reopen", exact=True).click()
+        expect(page.locator("#head .tag", has_text="open")).to_be_visible()
+        page.get_by_role("button", name="Resolve", exact=True).first.click()
+        box = page.locator("dialog[open]")
+        box.get_by_label("What was it?").fill("v7 is gone")
+        box.get_by_role("button", name="Resolve", exact=True).click()
+        expect(page.locator("#head .tag", has_text="resolved")).to_be_visible()
     found = queries.incident(engine, incident_id)
+    assert [e["reason"] for e in found["events"] if e["kind"] == "reopened"] == ["v7 came back"]
     assert (found["status"], found["resolution"]) == ("resolved", "by_person")
     assert found["labels"][-1]["label"] == "false_positive"
     assert [n["note"] for n in found["notes"]] == ["<b>first</b>\nsecond"]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine
 
 from monitor.attention import Attention
-from monitor.config import ChannelSettings, RouteSettings, Settings, load
+from monitor.config import ChannelSettings, DetectionSettings, RouteSettings, Settings, load
 from monitor.errors import ConfigError
 from monitor.incidents import make_fold
 from monitor.people import people
@@ -24,6 +24,7 @@ from monitor.timespans import inside, last_boundary_ms, parse_span
 from storage import queries
 from storage.engine import connect, upgrade
 from storage.ledger import Ledger
+from storage.outbox import Outbox
 from storage.types import AlertTransition
 from tests.storage_kit import make_alert, make_commit, make_series
 
@@ -208,9 +209,16 @@ def test_a_wrong_route_or_channel_names_key_value_and_fix(
 class World:
     """A log of one partition whose event time is moved by hand."""
 
-    def __init__(self, engine: Engine, *routes: RouteSettings, channels: tuple[str, ...] = ("c",)) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *routes: RouteSettings,
+        channels: tuple[str, ...] = ("c",),
+        group_wait_s: float = 0.0,
+    ) -> None:
         made = {name: ChannelSettings(url=f"https://{name}.example") for name in channels}
-        self.settings = Settings(channels=made, routes=list(routes))
+        detection = DetectionSettings(group_wait_s=group_wait_s)
+        self.settings = Settings(channels=made, routes=list(routes), detection=detection)
         self.engine = engine
         self.ledger = Ledger(
             engine,
@@ -266,6 +274,45 @@ def test_quiet_hours_hold_the_news_until_they_are_over(engine: Engine) -> None:
     kinds = [event["kind"] for event in incident["events"]]
     assert kinds == ["opened", "notification_held", "notification_released"]
     assert "route 1" in incident["events"][1]["reason"]
+
+
+def test_the_first_news_waits_for_what_joins_and_survives_a_restart(engine: Engine) -> None:
+    world = World(engine, group_wait_s=120)
+    opened = ms("2026-01-30T10:00")
+    world.take(opened, ("fired", {}))
+    world.take(opened + MINUTE, ("fired", {}), series="chat-large/v2")
+    assert world.sent() == []
+    again = World(engine, group_wait_s=120)  # another process on the same database
+    again.offset = world.offset
+    again.take(opened + 2 * MINUTE)
+    again.take(opened + 3 * MINUTE)
+    assert again.sent() == [("30T10:02", "c", "opened")], "told once"
+    (row,) = Outbox(engine).claim("t", opened + HOUR, 10, 1_000)
+    assert json.loads(row.payload)["data"]["series"] == ["chat-large/v1", "chat-large/v2"]
+    incident = queries.incidents(engine)[0]
+    events = queries.incident(engine, incident["incident_id"])["events"]
+    assert [e["kind"] for e in events] == [
+        "opened",
+        "notification_held",
+        "alert_joined",
+        "notification_released",
+    ]
+    assert "group_wait_s" in events[1]["reason"]
+
+
+def test_what_ends_while_it_waits_is_not_told_and_an_end_never_waits(engine: Engine) -> None:
+    world = World(engine, group_wait_s=120)
+    at_ms = ms("2026-01-30T10:00")
+    world.take(at_ms, ("fired", {}))
+    world.take(at_ms + MINUTE, ("resolved", {"start": at_ms - MINUTE, "status": "resolved"}))
+    world.take(at_ms + 10 * MINUTE, ("fired", {}), series="rank/x")
+    world.take(at_ms + 12 * MINUTE)
+    world.take(
+        at_ms + 13 * MINUTE,
+        ("resolved", {"start": at_ms + 9 * MINUTE, "status": "resolved"}),
+        series="rank/x",
+    )
+    assert [event for _, _, event in world.sent()] == ["opened", "resolved"]
 
 
 def test_what_ends_in_quiet_hours_is_never_told_and_what_was_told_ends_at_once(engine: Engine) -> None:

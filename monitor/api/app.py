@@ -69,7 +69,7 @@ def create_app(
     app.include_router(writes.router(engine, settings, clock, on_change))
     app.include_router(login.router(login.Sessions(tokens, clock, http.session_h)))
     app.include_router(_operations(engine, health))
-    app.include_router(pages.router(engine))
+    app.include_router(pages.router(engine, detection=settings.detection))
     _describe_security(app)
     return app
 

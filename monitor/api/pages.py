@@ -11,11 +11,13 @@ from jinja2 import Environment
 from sqlalchemy import Engine
 from starlette.exceptions import HTTPException
 
+from monitor.api.dashboard import budget as budgets
 from monitor.api.dashboard import incidents, lists
 from monitor.api.dashboard.context import base, paging
 from monitor.api.dashboard.render import environment, static_file
 from monitor.api.web import one_incident
 from monitor.clock import Clock, SystemClock
+from monitor.config import DetectionSettings
 from storage import queries
 
 NO_NUL = r"^[^\x00]*$"  # PostgreSQL refuses it in any text
@@ -25,6 +27,8 @@ State = Literal["", "active", "open", "acknowledged", "resolved"]
 Severity = Literal["", "critical", "major", "warning"]
 SeriesState = Literal["", "learning", "unusual", "gone"]
 Reach = Literal["3h", "24h", "7d", "90d", "1y"]
+BudgetReach = Literal["1d", "7d", "30d"]
+Budget = Annotated[float | None, Query(gt=0, le=100)]
 DeliveryState = Literal["", "pending", "claimed", "delivered", "dead"]
 FOREVER = "public, max-age=31536000, immutable"
 
@@ -52,7 +56,9 @@ class Site:
         return HTMLResponse(text, headers={"cache-control": "no-store"})
 
 
-def router(engine: Engine, clock: Clock | None = None) -> APIRouter:
+def router(
+    engine: Engine, clock: Clock | None = None, *, detection: DetectionSettings | None = None
+) -> APIRouter:
     """Routes of the pages and of what they load."""
     pages = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
     site = Site(engine, clock or SystemClock(), environment())
@@ -60,6 +66,7 @@ def router(engine: Engine, clock: Clock | None = None) -> APIRouter:
     _incidents(pages, site)
     _series(pages, site)
     _operations(pages, site)
+    _budget(pages, site, detection or DetectionSettings())
     return pages
 
 
@@ -123,6 +130,15 @@ def _series(pages: APIRouter, site: Site) -> None:
         return site.show(
             "series.html", site.base(request) | lists.one_series(site.engine, found[0], reach=reach)
         )
+
+
+def _budget(pages: APIRouter, site: Site, detection: DetectionSettings) -> None:
+    @pages.get("/budget")
+    def budget(
+        request: Request, other: Budget = None, reach: BudgetReach = "7d", series: Text = ""
+    ) -> Response:
+        found = budgets.budget(site.engine, detection, other=other, reach=reach, series=series)
+        return site.show("budget.html", site.base(request) | found)
 
 
 def _operations(pages: APIRouter, site: Site) -> None:

@@ -85,6 +85,6 @@ def incident_id_of(engine: Engine, reference: str) -> str:
     if "\0" in reference:  # PostgreSQL refuses it in any text
         raise HTTPException(404, "no such incident")
     try:
-        return queries.find_incident(engine, reference)
+        return queries.full_id(engine, reference)
     except UnknownIncident as error:
         raise HTTPException(404, str(error.args[0])) from None

@@ -70,6 +70,10 @@ def _incidents(
     def resolve(incident_id: Id, request: Request, body: bodies.Remark | None = None) -> JSONResponse:
         return remarked(actions.resolve, incident_id, request, body)
 
+    @api.post("/incidents/{incident_id}/reopen", summary="It is not over after all", responses=INCIDENT)
+    def reopen(incident_id: Id, request: Request, body: bodies.Remark | None = None) -> JSONResponse:
+        return remarked(actions.reopen, incident_id, request, body)
+
     @api.post("/incidents/{incident_id}/label", summary="Say what it was", responses=INCIDENT)
     def label(incident_id: Id, request: Request, body: bodies.Label) -> JSONResponse:
         wanted, who = incident_id_of(engine, incident_id), actor_of(request, clock, body.by)

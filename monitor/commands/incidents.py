@@ -243,6 +243,25 @@ def resolve(
     )
 
 
+@incidents_app.command("reopen")
+def reopen(
+    incident: Reference,
+    by: ByOption = None,
+    comment: CommentOption = "",
+    config: ConfigOption = None,
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say that an incident is not over after all; the channels that heard of it are told."""
+    _change(
+        incident,
+        config,
+        database,
+        as_json,
+        lambda p, i, now: p.reopen(i, by=who(by), now_ms=now, reason=comment),
+    )
+
+
 @incidents_app.command("label")
 def label(
     incident: Reference,

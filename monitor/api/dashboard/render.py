@@ -18,6 +18,7 @@ from markupsafe import Markup, escape
 
 from monitor import explain
 from monitor.output import clean, number, plain
+from storage.shown import time_of
 
 STATIC_TYPES = {
     ".css": "text/css",
@@ -78,6 +79,7 @@ def environment() -> Environment:
         "json": to_json,
         "exact_json": exact_json,
         "moment": moment,
+        "at": time_of,
         "date": date,
         "length_of": span,
         "count": count,
