@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from detectors.base import Scorer
-from monitor import alerting, metrics
+from monitor import alerting, metrics, rollouts
 from monitor.claims import APART, Parts, Waiting, load_partition
 from monitor.config import Settings
 from monitor.errors import SourceError
@@ -213,7 +213,7 @@ class Pipeline:
         compared = p.rollouts.step(step)
         p.draft.comparisons += compared
         worse = {row.series: row.summary for row in compared if row.verdict == "worse"}
-        p.draft.transitions += alerting.blame(p.alerts, worse, start_ms + step.batch.window_ms)
+        p.draft.transitions += rollouts.blame(p.alerts, worse, start_ms + step.batch.window_ms)
         p.draft.transitions += alerting.step(
             p.alerts, step, scores, self.settings.detection, note=p.rollouts.note
         )
