@@ -22,7 +22,7 @@ from __future__ import annotations
 import dataclasses
 import uuid
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,8 +46,6 @@ MAX_REMEMBERED_WINDOWS = 64
 KEEP_RESOLVED_MS = 86_400_000
 """Event time a resolved alert stays in memory, the longest revision horizon there is."""
 MAX_VERSIONS = 8
-BLAME = "; new version "
-"""What stands between the sentence of an alert and a comparison that came while it fired."""
 NEW_NORMAL = "new_normal"
 SETTLING_WINDOWS = 30
 """Anomalous windows without a break behind a new normal that still belong to the change before it."""
@@ -342,20 +340,6 @@ def step(
         if new is not None:
             states[names[row]] = new
         transitions += told
-    return transitions
-
-
-def blame(states: dict[str, AlertState], worse: Mapping[str, str], at_ms: int) -> list[AlertTransition]:
-    """New model versions were found worse (series -> the sentence): alerts that fire say so from now on."""
-    transitions = []
-    for series in sorted(worse):
-        state = states.get(series)
-        if state is None or state.status != "firing":
-            continue
-        told = state.alert.summary.split(BLAME)[0] + BLAME + worse[series]
-        alert = dataclasses.replace(state.alert, summary=told)
-        states[series] = dataclasses.replace(state, alert=alert)
-        transitions.append(AlertTransition(max(at_ms, state.seen_until_ms), "compared", alert))
     return transitions
 
 

@@ -14,6 +14,7 @@ from monitor.partition import Draft, OwnedPartition
 from monitor.rollouts import Rollouts
 from monitor.sources.base import Assigned, Partition, Source
 from monitor.windows import PartitionWindows, SeriesInfo
+from storage.drift import stored_windows
 from storage.facts import Facts
 from storage.ledger import Ledger
 from storage.types import Claim, SeriesRow, StoredWindow
@@ -79,7 +80,7 @@ def load_partition(settings: Settings, parts: Parts, assigned: Assigned, claim: 
     owned: OwnedPartition
 
     def load_windows(series: str, since_ms: int, until_ms: int) -> list[StoredWindow]:
-        stored = parts.ledger.load_windows(series, since_ms, until_ms)
+        stored = stored_windows(parts.ledger.engine, series, since_ms, until_ms)
         newest = {window.start_ms: window for window in stored}
         newest |= owned.draft.windows_of(series, since_ms, until_ms)
         return [newest[start_ms] for start_ms in sorted(newest)]

@@ -34,6 +34,8 @@ _WORDS: dict[str, tuple[str, str]] = {
 _SLICE_WORDS = {"model_version": "version", "error_type": "error type"}
 _SECONDS_PER = (("year", 31_557_600.0), ("month", 2_629_800.0), ("week", 604_800.0), ("day", 86_400.0))
 _SECONDS_PER_HOUR = 3_600.0
+BLAME = "; new version "
+"""What stands between the sentence of an alert and a comparison that came while it fired."""
 MAX_GUILTY_SLICES = 4
 MIN_GUILTY_SHARE = 0.5
 MIN_GUILTY_LIFT = 1.5

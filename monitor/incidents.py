@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from monitor import explain, routing
-from monitor.alerting import BLAME, SEVERITIES
+from monitor.alerting import SEVERITIES
 from monitor.config import ChannelSettings, DetectionSettings, RouteSettings, Settings
 from monitor.endings import afterwards, closed, ended
 from monitor.inhibition import inhibitors
@@ -216,7 +216,7 @@ class _Work:
 
     def _compared(self, t: AlertTransition, incident_id: str) -> None:
         """A new model version was found worse: it explains, and is no reason to tell anybody again."""
-        old, (before, _, said) = self.incidents[incident_id], t.alert.summary.partition(BLAME)
+        old, (before, _, said) = self.incidents[incident_id], t.alert.summary.partition(explain.BLAME)
         if len(old.series) == 1 or old.summary.startswith(before):
             self.incidents[incident_id] = dataclasses.replace(old, summary=t.alert.summary)
         self._event(incident_id, t, "version_compared", f"{t.alert.series}: {said}")

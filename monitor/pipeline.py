@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from monitor import alerting, metrics
+from monitor import alerting, metrics, rollouts
 from monitor.gaps import cap_alert, gap_alert
 from monitor.owning import TELL_S, Owner
 from monitor.partition import Decoded, OwnedPartition
@@ -188,7 +188,7 @@ class Pipeline(Owner):
         compared = p.rollouts.step(step)
         p.draft.comparisons += compared
         worse = {row.series: row.summary for row in compared if row.verdict == "worse"}
-        p.draft.transitions += alerting.blame(p.alerts, worse, start_ms + step.batch.window_ms)
+        p.draft.transitions += rollouts.blame(p.alerts, worse, start_ms + step.batch.window_ms)
         p.draft.transitions += alerting.step(
             p.alerts, step, scores, self.settings.detection, note=p.rollouts.note
         )

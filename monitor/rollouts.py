@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -21,10 +21,11 @@ from detectors.pack import unpack
 from detectors.paired import Paired
 from detectors.placebo import before_after
 from detectors.versions import LATENCY_GIVEN_TOKENS, LOOKS, METRICS, Difference, findings
+from monitor.alerting import AlertState
 from monitor.clock import rfc3339
-from monitor.explain import duration, feature_words, quantity
+from monitor.explain import BLAME, duration, feature_words, quantity
 from monitor.steps import AmendedWindow, ClosedWindows
-from storage.types import ComparisonRow, StoredWindow
+from storage.types import AlertTransition, ComparisonRow, StoredWindow
 
 FORMAT = 1
 LOOKS_MS = (600_000, 1_800_000, 7_200_000, 86_400_000)
@@ -222,6 +223,20 @@ class Rollouts:
                 new_until_ms=trial.whole_until_ms,
             )
         )
+
+
+def blame(states: dict[str, AlertState], worse: Mapping[str, str], at_ms: int) -> list[AlertTransition]:
+    """New model versions were found worse (series -> the sentence): alerts that fire say so from now on."""
+    transitions = []
+    for series in sorted(worse):
+        state = states.get(series)
+        if state is None or state.status != "firing":
+            continue
+        told = state.alert.summary.split(BLAME)[0] + BLAME + worse[series]
+        alert = replace(state.alert, summary=told)
+        states[series] = replace(state, alert=alert)
+        transitions.append(AlertTransition(max(at_ms, state.seen_until_ms), "compared", alert))
+    return transitions
 
 
 def differing(found: list[Difference]) -> str:

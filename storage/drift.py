@@ -1,4 +1,4 @@
-"""Verdicts on drift, each decided once for all daemons, and the windows that are compared for them."""
+"""Verdicts on drift, each decided once for all daemons, and the windows that comparisons look at."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from storage.engine import reading
 from storage.facts import Facts
 from storage.names import FEATURE_COLUMNS
 from storage.schema import table
+from storage.types import StoredWindow
 from storage.verdicts import KEY, row_of
 from storage.verdicts import DriftRow as DriftRow
 from storage.verdicts import all_verdicts as all_verdicts
@@ -60,6 +61,19 @@ def calm_windows(
     )
     with reading(engine) as connection:
         return [tuple(row) for row in connection.execute(statement)]
+
+
+def stored_windows(engine: Engine, series: str, since_ms: int, until_ms: int) -> list[StoredWindow]:
+    """The committed windows of a series that start in [since_ms, until_ms), ascending."""
+    statement = (
+        select(WINDOWS.c.window_start_ms, WINDOWS.c.statistics, WINDOWS.c.is_anomalous)
+        .join(SERIES, SERIES.c.id == WINDOWS.c.series_id)
+        .where(SERIES.c.name == text.key(series, schema.NAME_LENGTH))
+        .where(WINDOWS.c.window_start_ms >= since_ms, WINDOWS.c.window_start_ms < until_ms)
+        .order_by(WINDOWS.c.window_start_ms)
+    )
+    with reading(engine) as connection:
+        return [StoredWindow(*row) for row in connection.execute(statement)]
 
 
 def _key(checked_at_ms: int) -> str:

@@ -14,10 +14,9 @@ from storage.engine import reading
 from storage.results import MAX_IDS, ResultWriter
 from storage.rows import series_key
 from storage.schema import table
-from storage.types import Claim, Commit, Fenced, Fold, SeriesRow, StoredWindow
+from storage.types import Claim, Commit, Fenced, Fold, SeriesRow
 
 PARTITIONS, SERIES = table(schema.PartitionTable), table(schema.SeriesTable)
-WINDOWS = table(schema.WindowTable)
 ALERTS = table(schema.AlertTable)
 SKETCHES, REJECTS = table(schema.WindowSketchTable), table(schema.RejectTable)
 SKETCH_HORIZONS = 2
@@ -284,18 +283,6 @@ class Ledger:
         )
         with reading(self.engine) as connection:
             return connection.execute(statement).scalar()
-
-    def load_windows(self, series: str, since_ms: int, until_ms: int) -> list[StoredWindow]:
-        """The committed windows of a series that start in [since_ms, until_ms), ascending."""
-        statement = (
-            select(WINDOWS.c.window_start_ms, WINDOWS.c.statistics, WINDOWS.c.is_anomalous)
-            .join(SERIES, SERIES.c.id == WINDOWS.c.series_id)
-            .where(SERIES.c.name == series_key(series))
-            .where(WINDOWS.c.window_start_ms >= since_ms, WINDOWS.c.window_start_ms < until_ms)
-            .order_by(WINDOWS.c.window_start_ms)
-        )
-        with reading(self.engine) as connection:
-            return [StoredWindow(*row) for row in connection.execute(statement)]
 
     def has_alert(self, alert_id: str) -> bool:
         with reading(self.engine) as connection:
