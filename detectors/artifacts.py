@@ -2,7 +2,8 @@
 
 LightGBM's text loader and safetensors are not safe on damaged files, so no parser sees a byte before all
 hashes agree. Layout: magic, length of the manifest (u32), its digest (32 bytes), manifest (JSON), parts.
-The digest is SHA-256, or HMAC-SHA-256 where a key is given.
+The digest is SHA-256, or HMAC-SHA-256 where there is a key: the environment's INFERWATCH_MODEL_KEY, which the
+processes that train models and try them out inherit.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import os
 import struct
 import zlib
 from typing import Any
@@ -20,20 +22,31 @@ from detectors.features import NAMES
 from detectors.gbdt import Forest
 from detectors.lstm import LstmModel
 
+KEY_VARIABLE = "INFERWATCH_MODEL_KEY"
+SHIPPED = b""
+"""The key of what comes with the package: its files are as trustworthy as the code beside them."""
 _MAGIC = b"IWM1"
 _HEAD = struct.Struct("<4sI32s")
 _FEATURES_HASH = hashlib.sha256(repr(NAMES).encode()).hexdigest()
 _MAX_TEXT_BYTES = 64 << 20
 
 
-def _digest(manifest: bytes, key: bytes | None) -> bytes:
-    if key is None:
+def _key(given: bytes | None) -> bytes:
+    """The key to use; none (b"") without one in the call and in the environment."""
+    return os.environ.get(KEY_VARIABLE, "").encode() if given is None else given
+
+
+def _digest(manifest: bytes, key: bytes) -> bytes:
+    if not key:
         return hashlib.sha256(manifest).digest()
     return hmac.new(key, manifest, hashlib.sha256).digest()
 
 
 def save(ensemble: Ensemble, *, key: bytes | None = None) -> bytes:
-    """The same ensemble always gives the same bytes. `key`: sign with it, and require it on load."""
+    """The same ensemble always gives the same bytes. `key`: sign with it, and require it on load; None = the
+    one of the environment, if it has one.
+    """
+    key = _key(key)
     parts = {
         "gbdt.txt.z": zlib.compress(ensemble.forest.text.encode(), 9),
         "calibration.json": json.dumps(ensemble.calibration.to_json(), sort_keys=True).encode(),
@@ -44,7 +57,7 @@ def save(ensemble: Ensemble, *, key: bytes | None = None) -> bytes:
         "features": _FEATURES_HASH,
         "metadata": ensemble.metadata,
         "parts": [[name, len(data), hashlib.sha256(data).hexdigest()] for name, data in parts.items()],
-        "signed": key is not None,
+        "signed": bool(key),
         "version": ensemble.version,
     }
     text = json.dumps(manifest, sort_keys=True).encode()
@@ -58,8 +71,9 @@ def _verified(artifact: bytes, key: bytes | None) -> tuple[dict[str, Any], dict[
     text = artifact[_HEAD.size : _HEAD.size + length]
     if magic != _MAGIC or len(text) != length:
         raise ValueError("not a model artefact")
-    if not hmac.compare_digest(digest, _digest(text, key)):
-        raise ValueError("the manifest of a model artefact does not match its digest")
+    if not hmac.compare_digest(digest, _digest(text, _key(key))):
+        signed = " or was signed with another key, or with none" if _key(key) else ""
+        raise ValueError(f"the manifest of a model artefact does not match its digest{signed}")
     manifest = json.loads(text)
     at, parts = _HEAD.size + length, {}
     for name, size, expected in manifest["parts"]:

@@ -50,7 +50,12 @@ class Ensemble:
         from detectors import artifacts
 
         blob = (resources.files("detectors") / "prior" / "prior.iwm").read_bytes()
-        return artifacts.load(blob, false_alarms_per_week=false_alarms_per_week, window_ms=window_ms)
+        return artifacts.load(
+            blob,
+            false_alarms_per_week=false_alarms_per_week,
+            window_ms=window_ms,
+            key=artifacts.SHIPPED,
+        )
 
     @cached_property
     def threshold(self) -> float:

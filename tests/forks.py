@@ -16,6 +16,8 @@ import threading
 import time
 from pathlib import Path
 
+WARM_S = 600.0  # ample, on a machine that compiles for the first time and is busy with other things
+
 
 class Forked:
     """One of them, with as much of `subprocess.Popen` as the tests use."""
@@ -62,7 +64,7 @@ class Forks:
             before = len(self._begun)
             self._process.stdin.write(f"{config}\t{log}\n")
             self._process.stdin.flush()
-            assert self.changed.wait_for(lambda: len(self._begun) > before, 120), "nothing was forked"
+            assert self.changed.wait_for(lambda: len(self._begun) > before, WARM_S), "nothing was forked"
             return Forked(self._begun[-1], self)
 
     def close(self) -> None:

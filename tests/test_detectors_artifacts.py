@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectors import artifacts
+from detectors import artifacts, trial
 from detectors.ensemble import Ensemble
 from tests.detector_windows import WINDOW_MS, batch, windows
 
@@ -55,6 +55,22 @@ def test_a_cut_file_is_refused(length: int) -> None:
 def test_bytes_behind_the_last_part_are_refused() -> None:
     with pytest.raises(ValueError, match="behind"):
         _load(PRIOR + b"x")
+
+
+def test_with_a_key_in_the_environment_stored_models_must_be_signed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever can write to the database can make hashes agree, but has no key. The prior is not stored."""
+    prior = Ensemble.prior(false_alarms_per_week=1.0, window_ms=WINDOW_MS)
+    unsigned = artifacts.save(prior)
+    monkeypatch.setenv(artifacts.KEY_VARIABLE, "a key of the daemons")
+    signed = artifacts.save(Ensemble.prior(false_alarms_per_week=1.0, window_ms=WINDOW_MS))
+    trial.try_out(signed, trial.golden(prior), timeout_s=300)
+    with pytest.raises(trial.ModelRefusedError, match="another key, or with none"):
+        trial.try_out(unsigned, None)
+    with pytest.raises(ValueError, match="another key, or with none"):
+        _load(unsigned)
+    monkeypatch.setenv(artifacts.KEY_VARIABLE, "a new key")
+    with pytest.raises(trial.ModelRefusedError):
+        trial.try_out(signed, None)
 
 
 def test_a_signed_model_needs_its_key() -> None:
