@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from detectors.types import WindowBatch
@@ -29,7 +29,7 @@ class ClosedWindows:
 
     batch: WindowBatch
     infos: list[SeriesInfo]
-    sketches: list[bytes | None]  # None for an empty window
+    sketches: Sequence[bytes | None]  # None for an empty window
     slices: Callable[[int], list[Slice]]  # row -> slices; computed only when asked
     exemplars: Callable[[int], dict[str, list[str]]]  # row -> {"slow": [...], "error": [...], "any": [...]}
     deployed: tuple[tuple[int, str], ...] = ()  # (row, model version) seen for the first time in this window
