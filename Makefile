@@ -30,11 +30,12 @@ test: setup lint  ## all tests, against a real Kafka broker and a real PostgreSQ
 docs: setup  ## build the documentation as a site, strictly, into site/
 	$(BIN)/zensical build --strict --clean
 
-bench: setup  ## throughput, scoring, scale and queries; results in benchmarks/results (takes a quiet machine)
-	$(BIN)/python -m benchmarks.throughput
-	$(BIN)/python -m benchmarks.scoring
-	$(BIN)/python -m benchmarks.scale
+bench: setup  ## short forms of the speed benchmarks; results in benchmarks/results (takes a quiet machine)
+	$(BIN)/python -m benchmarks.throughput --records 200000 --minutes 24 --rounds 2
+	$(BIN)/python -m benchmarks.scoring --rounds 2
+	$(BIN)/python -m benchmarks.scale --series 10 100 1000
 	$(BIN)/python -m benchmarks.queries
+	$(BIN)/python -m benchmarks.live --series 1000 --windows 6
 
 clean:  ## remove what was built
 	rm -rf $(VENV) build dist site .cache .pytest_cache .mypy_cache .ruff_cache

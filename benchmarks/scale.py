@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -28,10 +29,10 @@ def one(series: int) -> dict[str, Any]:
     from monitor.sources.file import FileSource
 
     records = series * PER_WINDOW * MINUTES
-    made = load.make(records, series, MINUTES)
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as cold:
         path, warm = Path(folder) / "log.jsonl", Path(cold) / "warm.jsonl"
-        load.write(made, path)
+        command = [sys.executable, "-m", "benchmarks.scale", "--write", str(series), str(path)]
+        subprocess.run(command, check=True, cwd=rounds.ROOT)  # its memory is not ours
         small = settings_for({"kind": "file"}, cold)
         few = load.make(2_000, 20, MINUTES)
         load.write(few, warm)
@@ -40,12 +41,14 @@ def one(series: int) -> dict[str, Any]:
         before, wall = rounds.cpu_s(), time.monotonic()
         whole_path(settings, FileSource([path], settings.source), records)
         cpu, wall = rounds.cpu_s() - before, time.monotonic() - wall
-        right = check(folder, load.truth(made), unfinished=2 * series)
         states = " + ".join(f"length(coalesce({kind}_state, ''))" for kind in ("detector", "window", "alert"))
         query = f"select count(*), avg({states}) from series"
         with create_engine(f"sqlite:///{folder}/bench.db").connect() as connection:
             stored, state_bytes = connection.execute(text(query)).one()
         restart_cpu, restart_s = restart(settings, path)
+        memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        truth = load.truth(load.make(records, series, MINUTES))
+        right = check(folder, truth, unfinished=2 * series)
     return {
         "series": stored,
         "records": records,
@@ -55,7 +58,7 @@ def one(series: int) -> dict[str, Any]:
         "cpu_us_per_record": 1e6 * cpu / records,
         "cpu_us_per_window": 1e6 * cpu / max(right, 1),
         "state_bytes_per_series": state_bytes,
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_memory_mb": memory_mb,
         "restart_cpu_s": restart_cpu,
         "restart_s": restart_s,
     }
@@ -80,7 +83,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--write", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.write:
+        series, path = int(options.write[0]), Path(options.write[1])
+        load.write(load.make(series * PER_WINDOW * MINUTES, series, MINUTES), path)
+        return
     if options.one:
         print(json.dumps(one(options.one)))
         return

@@ -83,7 +83,7 @@ def settings_for(source: dict[str, Any], directory: str) -> Any:
     from monitor.config import Settings
 
     return Settings.model_validate(
-        {"source": source, "training": {"enabled": False},
+        {"source": source, "training": {"enabled": False}, "window": {"max_series": 1_000_000},
          "database": {"url": f"sqlite:///{directory}/bench.db"}, "http": {"enabled": False}}
     )  # fmt: skip
 
@@ -143,6 +143,7 @@ def one(name: str, bootstrap: str, topic: str, folder: Path, shape: tuple[int, i
         return measured(lambda: decode_only(folder / "log.jsonl"))
     from monitor.sources.file import FileSource
     from monitor.sources.opening import kafka_source
+    from storage.engine import connect, upgrade
 
     with tempfile.TemporaryDirectory() as cold, tempfile.TemporaryDirectory() as directory:
 
@@ -153,6 +154,8 @@ def one(name: str, bootstrap: str, topic: str, folder: Path, shape: tuple[int, i
             settings = settings_for(kafka_options(bootstrap, topic, name.removeprefix("whole ")), place)
             return whole_path(settings, kafka_source(settings.source), records)
 
+        for place in (cold, directory):  # a daemon finds its tables made, too
+            upgrade(connect(f"sqlite:///{place}/bench.db"))
         result = measured(
             lambda: run_in(directory, "log.jsonl", wanted), warm=lambda: run_in(cold, "warm.jsonl", 10_000)
         )
@@ -170,16 +173,27 @@ def decode_only(path: Path) -> int:
 
 
 @contextmanager
+def broker_at() -> Iterator[str]:
+    """Where a broker serves: the one that KAFKA_BOOTSTRAP_SERVERS names, or one of our own."""
+    from tests import services
+
+    if (named := os.environ.get("KAFKA_BOOTSTRAP_SERVERS")) is not None:
+        yield named
+        return
+    broker = services.Broker().start()
+    try:
+        yield broker.bootstrap
+    finally:
+        broker.stop()
+
+
+@contextmanager
 def topic_of(messages: list[bytes]) -> Iterator[tuple[str, str]]:
     from kafka import KafkaProducer
 
     from tests import services
 
-    broker, bootstrap = None, os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
-    if bootstrap is None:
-        broker = services.Broker().start()
-        bootstrap = broker.bootstrap
-    try:
+    with broker_at() as bootstrap:
         topic = services.create_topic(bootstrap)
         producer = KafkaProducer(bootstrap_servers=bootstrap, linger_ms=20, batch_size=1 << 18)
         for message in messages:
@@ -187,9 +201,6 @@ def topic_of(messages: list[bytes]) -> Iterator[tuple[str, str]]:
         producer.flush()
         producer.close()
         yield bootstrap, topic
-    finally:
-        if broker is not None:
-            broker.stop()
 
 
 def table(found: dict[str, list[dict[str, Any]]]) -> list[str]:

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 from numba import njit
 
 from detectors.features import N_FEATURES
@@ -19,6 +20,9 @@ from detectors.types import Float32, Float64, Int64
 if TYPE_CHECKING:
     from lightgbm import Booster
 
+Int32 = npt.NDArray[np.int32]
+
+BLOCK_ROWS = 32
 PARAMETERS: dict[str, Any] = {
     "objective": "binary",
     "learning_rate": 0.06,
@@ -42,35 +46,41 @@ class Forest:
     text: str
 
     @cached_property
-    def _tables(self) -> tuple[Int64, Int64, Float64, Int64, Int64, Float64, Int64]:
+    def _tables(self) -> tuple[Int64, Int32, Float64, Int32, Float64]:
+        """roots [trees], and by node: feature, threshold, children (two places each), value.
+
+        A leaf is a node, too: its children are itself, so that a walk may go on after it has arrived.
+        """
         roots: list[int] = []
-        leaf_at: list[int] = []
         feature: list[Int64] = []
-        left: list[Int64] = []
-        right: list[Int64] = []
         threshold: list[Float64] = []
-        leaf: list[Float64] = []
+        child: list[Int64] = []
+        value: list[Float64] = []
+        base = 0
         for block in self.text.split("\nTree=")[1:]:
             tree = dict(line.split("=", 1) for line in block.split("\n\n")[0].splitlines()[1:] if "=" in line)
-            base, leaf_base = sum(len(part) for part in feature), sum(len(part) for part in leaf)
-            splits = int(tree["num_leaves"]) - 1
-            roots.append(base if splits else -1)
-            leaf_at.append(leaf_base)
-            leaf.append(np.array(tree["leaf_value"].split(), float))
+            leaves = int(tree["num_leaves"])
+            splits, itself = leaves - 1, np.arange(2 * leaves - 1)
+            both = np.stack([itself, itself], axis=1)
+            held, above = np.zeros(len(itself), np.int64), np.full(len(itself), np.inf)
             if splits:
-                feature.append(np.array(tree["split_feature"].split(), np.int64))
-                threshold.append(np.array(tree["threshold"].split(), float))
-                for child, into in (("left_child", left), ("right_child", right)):
-                    nodes = np.array(tree[child].split(), np.int64)
-                    into.append(np.where(nodes >= 0, nodes + base, nodes - leaf_base))
+                held[:splits] = np.array(tree["split_feature"].split(), np.int64)
+                above[:splits] = np.array(tree["threshold"].split(), float)
+                for side, name in enumerate(("left_child", "right_child")):
+                    nodes = np.array(tree[name].split(), np.int64)
+                    both[:splits, side] = np.where(nodes >= 0, nodes, splits - 1 - nodes)
+            roots.append(base)
+            feature.append(held)
+            threshold.append(above)
+            child.append((both + base).reshape(-1))
+            value += [np.zeros(splits), np.array(tree["leaf_value"].split(), float)]
+            base += len(itself)
         return (
             np.array(roots, np.int64),
-            np.concatenate(feature),
+            np.concatenate(feature).astype(np.int32),
             np.concatenate(threshold),
-            np.concatenate(left),
-            np.concatenate(right),
-            np.concatenate(leaf),
-            np.array(leaf_at, np.int64),
+            np.concatenate(child).astype(np.int32),
+            np.concatenate(value),
         )
 
     def logit(self, x: Float32) -> Float64:
@@ -92,20 +102,59 @@ class Forest:
 
 @njit(cache=True)
 def _walk(
-    x: Float32, roots: Int64, feature: Int64, threshold: Float64, left: Int64, right: Int64,
-    leaf: Float64, leaf_at: Int64, out: Float64,
-) -> None:  # fmt: skip
-    for i in range(len(x)):
-        total = 0.0
+    x: Float32, roots: Int64, feature: Int32, threshold: Float64, child: Int32, value: Float64, out: Float64
+) -> None:
+    """Adds the leaves of every row, in the order of the trees.
+
+    A tree stays in the fastest cache for a block of rows, and eight rows go down together, so that the
+    processor has eight loads to wait for instead of one. NaN goes right, as no number is above it.
+    """
+    for first in range(0, len(x), BLOCK_ROWS):
+        last = min(first + BLOCK_ROWS, len(x))
         for t in range(len(roots)):
-            node = roots[t]
-            if node < 0:
-                total += leaf[leaf_at[t]]
-                continue
-            while node >= 0:
-                node = left[node] if x[i, feature[node]] <= threshold[node] else right[node]
-            total += leaf[-node - 1]
-        out[i] = total
+            root = np.int32(roots[t])
+            i = first
+            while i + 8 <= last:
+                a = b = c = d = e = f = g = h = root
+                while True:
+                    na = child[2 * a + (1 - (x[i + 0, feature[a]] <= threshold[a]))]
+                    nb = child[2 * b + (1 - (x[i + 1, feature[b]] <= threshold[b]))]
+                    nc = child[2 * c + (1 - (x[i + 2, feature[c]] <= threshold[c]))]
+                    nd = child[2 * d + (1 - (x[i + 3, feature[d]] <= threshold[d]))]
+                    ne = child[2 * e + (1 - (x[i + 4, feature[e]] <= threshold[e]))]
+                    nf = child[2 * f + (1 - (x[i + 5, feature[f]] <= threshold[f]))]
+                    ng = child[2 * g + (1 - (x[i + 6, feature[g]] <= threshold[g]))]
+                    nh = child[2 * h + (1 - (x[i + 7, feature[h]] <= threshold[h]))]
+                    if (
+                        na == a
+                        and nb == b
+                        and nc == c
+                        and nd == d
+                        and ne == e
+                        and nf == f
+                        and ng == g
+                        and nh == h
+                    ):
+                        break
+                    a, b, c, d, e, f, g, h = na, nb, nc, nd, ne, nf, ng, nh
+                out[i + 0] += value[a]
+                out[i + 1] += value[b]
+                out[i + 2] += value[c]
+                out[i + 3] += value[d]
+                out[i + 4] += value[e]
+                out[i + 5] += value[f]
+                out[i + 6] += value[g]
+                out[i + 7] += value[h]
+                i += 8
+            while i < last:
+                a = root
+                while True:
+                    e = child[2 * a + (1 - (x[i, feature[a]] <= threshold[a]))]
+                    if e == a:
+                        break
+                    a = e
+                out[i] += value[a]
+                i += 1
 
 
 def fit(

@@ -96,7 +96,7 @@ def load_partition(settings: Settings, parts: Parts, assigned: Assigned, claim: 
     suffix = parts.facts.recall(APART.format(key)) or ""
 
     def load_sketch(series: str, start_ms: int) -> bytes | None:
-        drafted = owned.draft.sketches.get((series, start_ms))
+        drafted = owned.draft.sketch(series, start_ms)
         return drafted if drafted is not None else parts.ledger.load_sketch(series, start_ms)
 
     def load_parked(names: list[str]) -> list[SeriesInfo]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -72,10 +72,7 @@ def filled(
         before = series.settle(sids[row], records)
         new_version[row] = bool(found)
         deployed += [(row, version, before) for version in found]
-    blobs: list[bytes | None] = [None] * len(sids)
-    encoded = sketches.encode(aggregate, new_version[rows].tolist())
-    for row, blob in zip(rows.tolist(), encoded, strict=True):
-        blobs[row] = blob
+    blobs = SketchRows(aggregate, new_version[rows].tolist(), rows.tolist(), len(sids))
     details = _Details(rows, aggregate.slices, *window.exemplars(rank))
     names = [series.names[sid] for sid in sids]
     batch = WindowBatch(window.start_ms, window_ms, names, values, counts, metrics, new_version)
@@ -114,6 +111,39 @@ def amended(
     late_records = int(added.sums[0, 0])
     told = tuple(sorted(deployed))
     return AmendedWindow(batch, series.info(sid), blob, late_records, at_ms, told, series.current(sid))
+
+
+class SketchRows(Sequence[bytes | None]):
+    """Sketches by row of a batch, None without records; encoded when first asked for.
+
+    A replay that runs ahead by more than the horizon never asks.
+    """
+
+    def __init__(
+        self, aggregate: sketches.Aggregate, new_version: list[bool], rows: list[int], length: int
+    ) -> None:
+        """rows: of the batch, one per row of the aggregate."""
+        self._length = length
+        self._waiting: tuple[sketches.Aggregate, list[bool], list[int]] | None = aggregate, new_version, rows
+        self._blobs: list[bytes | None] = []
+
+    def _encoded(self) -> list[bytes | None]:
+        if self._waiting is not None:
+            aggregate, new_version, rows = self._waiting
+            self._blobs = [None] * self._length
+            for row, blob in zip(rows, sketches.encode(aggregate, new_version), strict=True):
+                self._blobs[row] = blob
+            self._waiting = None
+        return self._blobs
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, row: Any) -> Any:
+        return self._encoded()[row]
+
+    def __iter__(self) -> Iterator[bytes | None]:
+        return iter(self._encoded())
 
 
 class _Details:

@@ -71,7 +71,8 @@ class Draft:
     transitions: list[AlertTransition] = field(default_factory=list)
     deployments: list[DeploymentRow] = field(default_factory=list)
     comparisons: list[ComparisonRow] = field(default_factory=list)
-    sketches: dict[tuple[str, int], bytes | None] = field(default_factory=dict)
+    amended: dict[tuple[str, int], bytes | None] = field(default_factory=dict)  # sketches
+    closed: dict[int, ScoredWindows] = field(default_factory=dict)  # the newest of `windows` by start
     window_rows: int = 0
 
     def count(self, added: Added) -> None:
@@ -96,14 +97,19 @@ class Draft:
             self.touched[info.series] = info
         if self.expired:  # a series that came back before its expiry was written
             self.expired = [series for series in self.expired if series not in self.touched]
-        for series, sketch in zip(rows.series, rows.sketches, strict=True):
-            if sketch is not None:
-                self.sketches[series, rows.window_start_ms] = sketch
+        self.closed[rows.window_start_ms] = rows
 
     def revise(self, row: RevisedWindow, info: SeriesInfo) -> None:
         self.revisions.append(row)
         self.touched[info.series] = info
-        self.sketches[row.series, row.window_start_ms] = row.sketch
+        self.amended[row.series, row.window_start_ms] = row.sketch
+
+    def sketch(self, series: str, start_ms: int) -> bytes | None:
+        """Of a window that this draft holds, None of any other."""
+        found, rows = self.amended.get((series, start_ms)), self.closed.get(start_ms)
+        if found is None and rows is not None and series in rows.series:
+            found = rows.sketches[rows.series.index(series)]
+        return found
 
     def windows_of(self, series: str, since_ms: int, until_ms: int) -> dict[int, StoredWindow]:
         """Drafted windows of a series that start in [since_ms, until_ms), by start, as they are now."""

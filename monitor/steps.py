@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from detectors.paired import Records
@@ -30,7 +30,7 @@ class ClosedWindows:
 
     batch: WindowBatch
     infos: list[SeriesInfo]
-    sketches: list[bytes | None]  # None for an empty window
+    sketches: Sequence[bytes | None]  # None for an empty window
     slices: Callable[[int], list[Slice]]  # row -> slices; computed only when asked
     exemplars: Callable[[int], dict[str, list[str]]]  # row -> {"slow": [...], "error": [...], "any": [...]}
     deployed: tuple[tuple[int, str, str], ...] = ()

@@ -118,7 +118,8 @@ class PartitionWindows:
         self._texts = columns.Texts()
         self._open: dict[int, OpenWindow] = {}
         self._pending: list[Batch] = []
-        self._fresh: dict[tuple[str, int], bytes] = {}  # sketches of this call's steps, not stored yet
+        self._fresh: dict[tuple[str, int], bytes] = {}  # sketches that this call's steps amended
+        self._fresh_closed: dict[int, ClosedWindows] = {}  # by start: what this call has closed
         self._empties: tuple[Int64, ClosedWindows] | None = None  # newest empty windows of a silence
         self.ignored_metrics = 0  # values of user metrics beyond `max_metrics` names in a window
         self.finished = False  # by `finish`, until more records come
@@ -196,6 +197,7 @@ class PartitionWindows:
 
     def _begin(self) -> None:
         self._fresh.clear()
+        self._fresh_closed.clear()
         self._admission.begin()
 
     def _floor(self, at_ms: Int64) -> Int64:
@@ -293,9 +295,7 @@ class PartitionWindows:
         window = self._open.pop(at, None)
         if window is not None:
             step = closing.filled(window, self.window_ms, self._series, members, self._texts.values)
-            for series, sketch in zip(step.batch.series, step.sketches, strict=True):
-                if sketch is not None:
-                    self._fresh[series, at] = sketch
+            self._fresh_closed[at] = step
         else:
             if self._empties is None or not np.array_equal(self._empties[0], members):
                 self._empties = members, closing.empty(at, self.window_ms, self._series, members)
@@ -330,7 +330,7 @@ class PartitionWindows:
         self, at: int, name: str, parts: list[tuple[Batch, Int64]], at_ms: int
     ) -> AmendedWindow | None:
         """None if all the records had been counted before. at_ms: event time of the change."""
-        blob = self._fresh.get((name, at)) or self._load_sketch(name, at)
+        blob = self._sketch(name, at)
         stored = None if blob is None else sketches.decode(blob)
         admitted = [] if stored is None else stored[0].metric_names
         window = self._new_window(at, self.window_ms, self._max_metrics, admitted)
@@ -345,6 +345,13 @@ class PartitionWindows:
         step = closing.amended(window, self.window_ms, self._series, self._texts.values, stored, at_ms)
         self._fresh[name, at] = step.sketch
         return step
+
+    def _sketch(self, name: str, at: int) -> bytes | None:
+        """Of a closed window: of this call's steps, else stored."""
+        found, closed = self._fresh.get((name, at)), self._fresh_closed.get(at)
+        if found is None and closed is not None and name in closed.batch.series:
+            found = closed.sketches[closed.batch.series.index(name)]
+        return self._load_sketch(name, at) if found is None else found
 
     def _tidy(self) -> None:
         """Forget series and texts that nothing refers to."""

@@ -213,9 +213,11 @@ class Ledger:
                     .values({name: value for name, value in values.items() if value is not None})
                 )
             topic_id = commit.topic_id or fence.topic_id or ""
-            series_ids = self._results.write(connection, commit, fence.id, topic_id)
+            horizon_ms = (commit.watermark_ms or 0) - SKETCH_HORIZONS * self.revision_horizon_ms
+            series_ids = self._results.write(
+                connection, commit, fence.id, topic_id, sketches_from_ms=horizon_ms
+            )
             if commit.watermark_ms is not None:
-                horizon_ms = commit.watermark_ms - SKETCH_HORIZONS * self.revision_horizon_ms
                 connection.execute(
                     delete(SKETCHES).where(
                         SKETCHES.c.partition_id == fence.id, SKETCHES.c.window_start_ms < horizon_ms

@@ -102,16 +102,25 @@ class ResultWriter:
         self._ids.update(((partition_id, name), found) for name, found in series_ids.items())
 
     def write(
-        self, connection: Connection, commit: Commit, partition_id: int, topic_id: str
+        self,
+        connection: Connection,
+        commit: Commit,
+        partition_id: int,
+        topic_id: str,
+        *,
+        sketches_from_ms: int,
     ) -> dict[str, int]:
-        """All rows of `commit` except the partition's own and the incidents; returns ids of its series."""
+        """All rows of `commit` except the partition's own and the incidents; returns ids of its series.
+
+        Sketches of windows that start before `sketches_from_ms` are left out: nothing amends them any more.
+        """
         ids = self._write_series(connection, commit, partition_id)
         rows = [row for batch in commit.windows for row in window_rows(batch, ids)]
         if rows:
             insert_many(connection, WINDOWS, rows)
             execute_many(connection, _NEWEST, _newest(rows))
         self._revise(connection, commit, ids)
-        self._write_sketches(connection, commit, partition_id, ids)
+        self._write_sketches(connection, commit, partition_id, ids, sketches_from_ms)
         if commit.rejected_rows:
             rejects = [
                 {
@@ -222,7 +231,7 @@ class ResultWriter:
             waiting = later
 
     def _write_sketches(
-        self, connection: Connection, commit: Commit, partition_id: int, ids: dict[str, int]
+        self, connection: Connection, commit: Commit, partition_id: int, ids: dict[str, int], from_ms: int
     ) -> None:
         def row(series: str, start_ms: int, sketch: bytes) -> Row:
             place = {"series_id": ids[series], "window_start_ms": start_ms}
@@ -231,10 +240,15 @@ class ResultWriter:
         new = [
             row(series, batch.window_start_ms, sketch)
             for batch in commit.windows
+            if batch.window_start_ms >= from_ms
             for series, sketch in zip(batch.series, batch.sketches, strict=True)
             if sketch is not None
         ]
-        newest = {(w.series, w.window_start_ms): w.sketch for w in commit.revisions if w.sketch is not None}
+        newest = {
+            (w.series, w.window_start_ms): w.sketch
+            for w in commit.revisions
+            if w.sketch is not None and w.window_start_ms >= from_ms
+        }
         insert_many(connection, SKETCHES, new)
         execute_many(
             connection, self._upsert_sketches, [row(*place, sketch) for place, sketch in newest.items()]

@@ -105,7 +105,7 @@ def dump(step: Step) -> Any:
         return "amended", *head, step.info, step.sketch, step.late_records, step.at_ms
     rows = range(len(batch))
     details = [(repr(step.slices(row)), step.exemplars(row)) for row in rows]
-    return "closed", *head, step.infos, step.sketches, details
+    return "closed", *head, step.infos, list(step.sketches), details
 
 
 def run(records: Sequence[Record], cuts: Sequence[int] = (), **more: Any) -> Store:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 
 from monitor.sources.base import Int64, Partition, RawBatch
 
@@ -21,11 +22,11 @@ def pack(
     `next_offset` defaults to the last offset plus one; without messages it must be given.
     """
     count = len(values)
+    absent: npt.NDArray[np.bool_] | None = None
+    filled = cast(Sequence[bytes], values)
     if None in values:
         absent = np.fromiter((value is None for value in values), np.bool_, count)
-        filled: Sequence[bytes] = [value or b"" for value in values]
-    else:
-        absent, filled = None, cast(Sequence[bytes], values)
+        filled = [value or b"" for value in values]
     lengths = np.fromiter(map(len, filled), np.int64, count)
     ends = np.cumsum(lengths)
     starts = ends - lengths
