@@ -2,7 +2,8 @@
 
     python -m benchmarks.labelled DIR SCORES      (DIR: parquet files with label, SCORES: <stem>.csv)
 
-Options of the detector were chosen on the files named in CHOOSING; the others are the honest figure.
+Options of the detector were chosen mainly on the files named in CHOOSING; docs/detectors.md says what was
+seen of the others meanwhile.
 """
 
 from __future__ import annotations

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
+import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -16,8 +20,10 @@ from benchmarks.nab import PROFILES, Series, position_weight, probation_rows, ro
 from benchmarks.vus import vus_pr
 from detectors.lstm import LstmOptions
 from detectors.readymade.evidence import excess, held_alarm, running_mean
+from detectors.readymade.forecast import TreeForecaster
 from detectors.readymade.multivariate import MultivariateOptions, score_windows
 from detectors.readymade.univariate import announce, nearest_distance, score_series, surprise
+from monitor.cli import main
 from monitor.evaluate import EvaluationError, evaluate_nab, evaluate_windows
 
 STANDARD = PROFILES[0]
@@ -72,23 +78,115 @@ def test_the_scores_are_of_the_test_rows_in_order_and_find_the_fault(scored: Pat
     assert result.vus > 0.6 and result.found == result.events == 1
 
 
-def test_bad_input_is_named(tmp_path: Path) -> None:
+def small(**changes: object) -> pd.DataFrame:
+    """A table that can be scored if the training may be as short as this; `changes` replace its columns."""
+    columns = {"timestamp": range(8), "split": ["train"] * 6 + ["test"] * 2, "cpu": [0.1, 0.2] * 4}
+    return pd.DataFrame({name: value for name, value in (columns | changes).items() if value is not None})
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        (small(split=None), "needs the columns timestamp and split; it has timestamp, cpu"),
+        (small(split=["later"] * 8), "split is 'later'; it must be train or test"),
+        (small(split=["train"] * 7 + [None]), "must be train or test in every row"),
+        (small(split=["test"] * 8), "it needs rows of train as well"),
+        (small(split=["train"] * 8), "it needs rows of test as well"),
+        (small().head(1), "it needs rows of test as well"),
+        (small(cpu=[0.1] * 7 + ["high"]), "column cpu holds 'high', which is no number; take the column out"),
+        (small(cpu=pd.date_range("2026-01-01", periods=8)), "column cpu holds '2026-01-01"),
+        (small(cpu=None, label=[0] * 8), "has no metrics; its columns are timestamp, split, label"),
+        (small(), "6 training rows of 1 metrics are too few; at least 50"),
+        (small(timestamp=[0, 1, 2, 4, 3, 5, 6, 7]), r"row 5 \(3\) is earlier than the row before it"),
+        (small(timestamp=[*range(7), None]), "row 8 has no timestamp"),
+        (small(timestamp=["soon"] * 8), "timestamp 'soon' is neither a number nor a time"),
+        (small(timestamp=[f"2026-01-0{9 - i} 10:00" for i in range(8)]), "row 2 .* sort the rows"),
+    ],
+)  # fmt: skip
+def test_a_bad_table_is_reported_with_the_way_to_mend_it(
+    tmp_path: Path, table: pd.DataFrame, said: str
+) -> None:
+    if "cpu" in table and table["cpu"].dtype == object:
+        table["cpu"] = table["cpu"].astype(str)  # parquet has no columns of mixed types
+    table.to_parquet(tmp_path / "a.parquet")
+    (done,) = evaluate_windows(tmp_path, tmp_path / "out")
+    assert re.search(said, done.error) and "a.parquet" in done.error and done.rows == 0
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bad_file_does_not_stop_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "in" / "data" / "kind"
+    folder.mkdir(parents=True)
+    (folder / "a.csv").write_text("timestamp,value\n2014-04-01 00:00:00,1\n")
+    (folder / "b.csv").write_text("timestamp,value\n2014-04-01 00:00:00,much\n")
+    (folder / "c.csv").write_text("time,value\n2014-04-01 00:00:00,1\n")
+    (folder / "d.csv").write_text("")
+    (folder / "e.csv").write_text("timestamp,value\n")
+    (folder / "f.csv").write_text("timestamp,value\n2014-04-01 00:00:00,\n2014-04-01 00:05:00,2\n")
+    (tmp_path / "in" / "data" / "stray.parquet").write_bytes(b"not parquet")
+    done = {one.file: one for one in evaluate_nab(tmp_path / "in", tmp_path / "out")}
+    assert [name for name, one in done.items() if not one.error] == ["kind/a.csv", "kind/f.csv"]
+    assert "'much', which is no number" in done["kind/b.csv"].error
+    assert "it has time, value" in done["kind/c.csv"].error
+    assert "not readable as CSV" in done["kind/d.csv"].error and "no rows" in done["kind/e.csv"].error
+    assert (tmp_path / "out" / "kind" / "f.csv").is_file()
+    with pytest.raises(SystemExit, match="1"):
+        command("nab", str(tmp_path / "in"), "--scores", str(tmp_path / "again"), "--json")
+    told = capsys.readouterr()
+    assert [one["file"] for one in json.loads(told.out) if not one["error"]] == ["kind/a.csv", "kind/f.csv"]
+    assert "4 of 6 files" in told.err and "b.csv: column value holds 'much'" in told.err
+    (one,) = evaluate_windows(tmp_path / "in" / "data", tmp_path / "out")
+    assert "stray.parquet: not readable as parquet" in one.error
+
+
+def command(*arguments: str) -> None:
+    """`inferwatch evaluate ...` in this process; raises SystemExit with its code."""
+    with mock.patch.object(sys, "argv", ["inferwatch", "evaluate", *arguments]):
+        main()
+
+
+def test_a_folder_without_files_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match=r"no \*.parquet"):
         evaluate_windows(tmp_path, tmp_path / "out")
-    pd.DataFrame({"timestamp": [1], "cpu": [0.1]}).to_parquet(tmp_path / "a.parquet")
-    with pytest.raises(EvaluationError, match="timestamp and split"):
-        evaluate_windows(tmp_path, tmp_path / "out")
-    pd.DataFrame({"timestamp": [1], "split": ["later"], "cpu": [0.1]}).to_parquet(tmp_path / "a.parquet")
-    with pytest.raises(EvaluationError, match="later"):
-        evaluate_windows(tmp_path, tmp_path / "out")
-    pd.DataFrame({"timestamp": [1], "split": ["train"], "cpu": ["x"]}).to_parquet(tmp_path / "a.parquet")
-    with pytest.raises(EvaluationError, match=r"a\.parquet"):
-        evaluate_windows(tmp_path, tmp_path / "out")
-    (tmp_path / "a.parquet").write_bytes(b"not parquet")
-    with pytest.raises(EvaluationError, match=r"a\.parquet"):
-        evaluate_windows(tmp_path, tmp_path / "out")
     with pytest.raises(EvaluationError, match=r"no \*\.csv"):
-        evaluate_nab(tmp_path, tmp_path / "out")
+        evaluate_nab(tmp_path / "missing", tmp_path / "out")
+
+
+def test_the_budget_of_the_config_is_heeded_and_a_database_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in" / "data" / "kind"
+    folder.mkdir(parents=True)
+    values = np.random.default_rng(0).exponential(size=3_000)
+    lines = [f"2014-04-01 {i // 60:02}:{i % 60:02},{value:.6f}" for i, value in enumerate(values)]
+    (folder / "a.csv").write_text("timestamp,value\n" + "\n".join(lines))
+    alarms = []
+    for budget in (0.01, 1, 50):
+        (tmp_path / "c.toml").write_text(f"[detection]\nfalse_alarms_per_week = {budget}\n")
+        with pytest.raises(SystemExit, match="0"):
+            command("nab", str(tmp_path / "in"), "--scores", str(tmp_path / "out"), "--config",
+                    str(tmp_path / "c.toml"), "--json")  # fmt: skip
+        alarms.append(json.loads(capsys.readouterr().out)[0]["alarms"])
+    assert alarms[0] < alarms[1] < alarms[2]
+    (tmp_path / "c.toml").write_text("[detection]\nfalse_alarms_per_week = -1\n")
+    for code, more in (
+        ("78", ("--config", str(tmp_path / "c.toml"))),
+        ("2", ("--database", "sqlite:///x.db")),
+    ):
+        with pytest.raises(SystemExit, match=code):
+            command("windows", str(tmp_path / "in"), "--scores", str(tmp_path / "out"), *more)
+    assert "--database" in capsys.readouterr().err
+
+
+def test_trees_keep_their_judgement_when_a_metric_drifts_away() -> None:
+    values, _ = server(2)
+    values[:, 0] = np.where(np.arange(len(values)) < TRAIN, values[:, 0], values[:, 0] + 2.0)  # far outside
+    values[550, 0] += 0.4
+    errors = np.abs(TreeForecaster.fit(values[:TRAIN], 7).errors(values))[:, 0]
+    assert np.median(errors[525:545]) < 0.1  # it stands 2 above every training row
+    assert errors[550] > 0.3
+    flat = TreeForecaster.fit(np.full((100, 1), 0.5), 7).errors(np.array([[0.5], [0.5], [0.7], [0.7]]))
+    np.testing.assert_allclose(flat[:, 0], [0.0, 0.0, 0.2, 0.0])
 
 
 QUICK = MultivariateOptions(lstm=LstmOptions(hidden=8, epochs=2))

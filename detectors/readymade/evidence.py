@@ -32,17 +32,15 @@ def smooth(evidence: Float64, span: float) -> Float64:
     return out
 
 
-def robust_errors(errors: Float64, rows: int) -> Float64:
-    """|errors| [n, C] in units of what is usual in the first `rows` rows, at most 30."""
+def robust_errors(errors: Float64, rows: int, floor: float = 1e-3) -> Float64:
+    """|errors| [n, C] in units of what is usual in the first `rows` rows, at most 30.
+
+    `floor` is the least unit: with 1e-3 of a metric's range the smallest stirring of a metric that hardly
+    ever moved counts, with 0.02 it does not.
+    """
     size = np.abs(errors)
-    usual = np.maximum(1.5 * np.median(size[:rows], axis=0), 0.3 * _root_mean_square(size[:rows])) + 1e-3
+    usual = np.maximum(1.5 * np.median(size[:rows], axis=0), 0.3 * _root_mean_square(size[:rows])) + floor
     return np.minimum(size / usual, _ERROR_LIMIT)
-
-
-def spread_errors(errors: Float64, rows: int) -> Float64:
-    """|errors| [n, C] of metrics in [0, 1], in units of their root mean square plus 0.02, at most 30."""
-    size = np.abs(errors)
-    return np.minimum(size / (_root_mean_square(size[:rows]) + 0.02), _ERROR_LIMIT)
 
 
 def _root_mean_square(size: Float64) -> Float64:

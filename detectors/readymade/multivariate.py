@@ -1,8 +1,10 @@
 """Ready-made windows of many metrics (a server's, say): fitted once without labels, then scored causally.
 
-Two forecasters (trees and LSTM) say how surprising a row is given the rows before; two static views say
-how far it lies from the training rows at all. The views fail on different files, so their robustly
-centred logarithms are added up.
+Two forecasters say how surprising a row is given the rows before: trees that see changes only, and an LSTM
+that carries the level along; both keep their judgement when a metric drifts away from where it was in
+training. How far a row lies from the training rows finds what forecasters get used to, but drifts. So the
+squares of the forecasters' robust z are added up, where one sure witness outweighs indifferent ones, and
+the distance with its first power: it decides where they are in doubt.
 """
 
 from __future__ import annotations
@@ -16,14 +18,16 @@ from detectors.readymade import evidence as ev
 from detectors.readymade.forecast import TreeForecaster
 from detectors.types import Bool, Float64
 
+LEAST_ROWS = 50  # to fit on
+_COARSE = 0.02  # of a metric's range: smaller errors of trees and level say little
+
 
 @dataclass(frozen=True, slots=True)
 class MultivariateOptions:
-    """One fixed configuration for all files; chosen on half of the labelled files."""
+    """One fixed configuration for all files."""
 
     lstm: LstmOptions = field(default_factory=lambda: LstmOptions(hidden=64, noise_std=0.05, jitter_std=0.1))
-    power: float = 2.0  # of the robust z of each witness
-    score_span: float = 15.0  # rows of smoothing of the reported score
+    score_span: float = 18.0  # rows of smoothing of the reported score
     alarm_span: float = 2.0  # rows of smoothing of the evidence that the alarm sees
     alarm_rows_per_1000: float = 7.0  # rows over the threshold per 1,000, were all normal and alike
     hold: int = 20  # calm rows that end an alarm
@@ -31,43 +35,47 @@ class MultivariateOptions:
     seed: int = 7
 
 
-WEIGHTS = {
-    "lstm_many": 1.0,
-    "lstm_few": 1.0,
-    "lstm_relative": 1.0,
-    "trees_many": 1.0,
-    "trees_few": 1.0,
-    "level": 0.7,
-    "shape": 0.7,
+WITNESSES = {
+    "lstm_many": (1.0, 2.0),
+    "lstm_few": (1.0, 2.0),
+    "lstm_relative": (1.0, 2.0),
+    "trees_many": (1.0, 2.0),
+    "trees_few": (1.0, 2.0),
+    "level_many": (2.0, 1.0),
+    "level_few": (2.0, 1.0),
 }
-"""What each witness counts: forecasters fully, distances from the training rows less (they drift)."""
+"""Weight and power of the robust z of each witness."""
 
 
 def score_windows(
-    values: Float64, train_rows: int, options: MultivariateOptions | None = None
+    values: Float64, train_rows: int, options: MultivariateOptions | None = None, *, budget: float = 1.0
 ) -> tuple[Float64, Bool]:
     """values: [n, C], rows in time order, NaN = missing; the first `train_rows` are for fitting.
 
     Returns score in [0, 1] and alarm, one entry per row behind the training rows; entry i depends on
-    nothing after its row. Raises ValueError with fewer than 50 rows to fit on or no metric.
+    nothing after its row. Alarms fire `budget` times as often as the options say (at most 20 rows per 1,000).
+    Raises ValueError with fewer than 50 rows to fit on or no metric.
     """
     options = options or MultivariateOptions()
-    if train_rows < 50 or values.shape[1] == 0:
-        raise ValueError(f"{train_rows} training rows of {values.shape[1]} metrics are too few")
+    if train_rows < LEAST_ROWS or values.shape[1] == 0:
+        raise ValueError(
+            f"{train_rows} training rows of {values.shape[1]} metrics are too few; "
+            f"at least {LEAST_ROWS} rows and a metric are needed"
+        )
     scaled = _unit_range(values, train_rows)
     known = np.isfinite(scaled)
     filled = _filled(scaled, train_rows)
     streams = _lstm_streams(filled, known, train_rows, options)
     streams |= _tree_streams(filled, train_rows, options.seed)
-    streams |= _static_streams(filled, train_rows)
+    streams |= _level_streams(filled, train_rows)
     fused = np.zeros(len(values))
-    for name, weight in WEIGHTS.items():
-        fused += weight * ev.sharpened(ev.centred(streams[name], train_rows), options.power)
+    for name, (weight, power) in WITNESSES.items():
+        fused += weight * ev.sharpened(ev.centred(streams[name], train_rows), power)
     smoothed = ev.smooth(fused, options.score_span)
     unit = max(float(np.quantile(smoothed[:train_rows], 0.99)), 1e-6)
     positive = np.logaddexp(0.0, smoothed / unit)  # > 0, the identity for large values
     over = ev.excess(ev.smooth(fused, options.alarm_span), train_rows)
-    fire = ev.fire_level(options.alarm_rows_per_1000)
+    fire = ev.fire_level(min(budget * options.alarm_rows_per_1000, 20.0))
     alarm = ev.held_alarm(over, fire, 0.5 * fire - 1.0, options.hold, options.hold_at_most)
     return (positive / (positive + 4.0))[train_rows:], alarm[train_rows:]
 
@@ -103,32 +111,23 @@ def _lstm_streams(
     from detectors.lstm_train import train_lstm
 
     low, middle, high = np.quantile(values[:rows], [0.25, 0.5, 0.75], axis=0)
-    unit = np.maximum((high - low) / 1.349, 0.1 * values[:rows].std(axis=0))
-    z = np.clip((values - middle) / np.maximum(unit, 1e-3), -8.0, 8.0).astype(np.float32)
+    unit = np.maximum(np.maximum((high - low) / 1.349, 0.1 * values[:rows].std(axis=0)), 1e-3)
+    z = np.clip((values - middle) / unit, -8.0, 8.0).astype(np.float32)
     none = np.zeros((len(values), 0), np.float32)
     model, _ = train_lstm([LstmSequence(z[:rows], known[:rows], none[:rows])], options.lstm, options.seed)
     trace = model.sequence(z, known, none)
-    absolute = ev.robust_errors(np.where(known, z - trace.mean, 0.0).astype(float), rows)
+    absolute = ev.robust_errors(np.where(known, z - trace.mean, 0.0) * unit, rows)
     relative = ev.robust_errors(trace.residual.astype(float), rows)
     return {"lstm_many": ev.many(absolute), "lstm_few": ev.few(absolute), "lstm_relative": ev.few(relative)}
 
 
 def _tree_streams(values: Float64, rows: int, seed: int) -> dict[str, Float64]:
     errors = TreeForecaster.fit(values[:rows], seed).errors(values)
-    return {
-        "trees_many": ev.many(ev.robust_errors(errors, rows)),
-        "trees_few": ev.few(ev.spread_errors(errors, rows)),
-    }
+    size = ev.robust_errors(errors, rows, _COARSE)
+    return {"trees_many": ev.many(size), "trees_few": ev.few(size)}
 
 
-def _static_streams(values: Float64, rows: int) -> dict[str, Float64]:
-    """Distance from the training mean, and Mahalanobis distance of the row with its means of 10 and 100."""
-    train = values[:rows]
-    z = np.clip((values - train.mean(axis=0)) / (train.std(axis=0) + 0.02), -20.0, 20.0)
-    joined = np.hstack([z, ev.running_mean(z, 10.0), ev.running_mean(z, 100.0)])
-    variances, axes = np.linalg.eigh(np.cov(joined[:rows].T))
-    turned = (joined - joined[:rows].mean(axis=0)) @ axes
-    return {
-        "level": np.log1p((z**2).mean(axis=1)),
-        "shape": np.log1p((turned**2 / (np.maximum(variances, 0.0) + 0.1)).sum(axis=1)),
-    }
+def _level_streams(values: Float64, rows: int) -> dict[str, Float64]:
+    """Distance from the training mean."""
+    size = ev.robust_errors(values - values[:rows].mean(axis=0), rows, _COARSE)
+    return {"level_many": ev.many(size), "level_few": ev.few(size)}

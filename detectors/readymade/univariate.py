@@ -34,11 +34,12 @@ def probation_rows(rows: int) -> int:
 
 
 def score_series(
-    values: Float64, probation: int, options: UnivariateOptions | None = None
+    values: Float64, probation: int, options: UnivariateOptions | None = None, *, budget: float = 1.0
 ) -> tuple[Float64, Bool]:
     """values: [n]; NaN and infinite values repeat the last one. Returns score in [0, 1] and alarm, [n].
 
     Entry i depends on rows up to i only. A score of 0.5 means once in 100 rows, 0.75 once in a million.
+    The alarm fires at a surprise that is `budget` times as frequent as that of the options.
     """
     options = options or UnivariateOptions()
     known = np.isfinite(values)
@@ -47,7 +48,8 @@ def score_series(
     rare = surprise(nearest_distance(filled), options.warm_up, options.tail)
     fresh = announce(rare, int(options.hold_share * probation), options.fade)
     fresh[:probation] = 0.0
-    return fresh / (fresh + 2.0), fresh >= options.alarm_at
+    alarm = (fresh > 0.0) & (fresh >= options.alarm_at - math.log10(budget))
+    return fresh / (fresh + 2.0), alarm
 
 
 @njit(cache=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,7 +18,7 @@ from monitor.commands.common import (
     load_settings,
     reading,
 )
-from monitor.output import parse_time, print_json, print_rows, say
+from monitor.output import complain, parse_time, print_json, print_rows, say
 
 if TYPE_CHECKING:
     from monitor.evaluate import Evaluated
@@ -37,6 +38,19 @@ SeriesOption = Annotated[str | None, typer.Option("--series", metavar="NAME", he
 DirectoryArgument = Annotated[Path, typer.Argument(metavar="DIR", help="where the series are")]
 ScoresOption = Annotated[
     Path, typer.Option("--scores", metavar="OUT", help="folder for files of timestamp,score,alarm")
+]
+BudgetOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        envvar="INFERWATCH_CONFIG",
+        help="TOML file, of which the alarms heed detection.false_alarms_per_week; nothing else applies here",
+    ),
+]
+NoDatabaseOption = Annotated[
+    str | None,
+    typer.Option("--database", metavar="URL", help="refused here: nothing is read from a database"),
 ]
 
 
@@ -96,37 +110,62 @@ def evaluate_what_if(
 def evaluate_windows(
     directory: DirectoryArgument,
     scores: ScoresOption,
-    config: ConfigOption = None,
-    database: DatabaseOption = None,
+    config: BudgetOption = None,
+    database: NoDatabaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Parquet files of ready-made windows: fit on split = train, then go through the rest in order."""
+    """Parquet files of ready-made windows: fit on split = train, then go through the rest in order.
+
+    Columns: timestamp, split (train or test), numeric metrics; a label is not read.
+    """
     from monitor import evaluate
 
-    _run(evaluate.evaluate_windows, directory, scores, as_json)
+    _run(evaluate.evaluate_windows, directory, scores, config, database, as_json)
 
 
 @evaluate_app.command("nab")
 def evaluate_nab(
     directory: DirectoryArgument,
     scores: ScoresOption,
-    config: ConfigOption = None,
-    database: DatabaseOption = None,
+    config: BudgetOption = None,
+    database: NoDatabaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The series of the Numenta Anomaly Benchmark, each as a stream."""
+    """The series of the Numenta Anomaly Benchmark, each as a stream: DIR/data/CATEGORY/FILE.csv."""
     from monitor import evaluate
 
-    _run(evaluate.evaluate_nab, directory, scores, as_json)
+    _run(evaluate.evaluate_nab, directory, scores, config, database, as_json)
 
 
-def _run(evaluate: Evaluate, directory: Path, scores: Path, as_json: bool) -> None:
+def _run(
+    evaluate: Evaluate,
+    directory: Path,
+    scores: Path,
+    config: Path | None,
+    database: str | None,
+    as_json: bool,
+) -> None:
+    from monitor.evaluate import EvaluationError
+
+    if database is not None:
+        raise typer.BadParameter(
+            "ready-made series are read from files and written to files; leave it out",
+            param_hint="--database",
+        )
+    budget = load_settings(config, None).detection.false_alarms_per_week
+
     def show(one: Evaluated) -> None:
-        say(f"{one.file}: {one.rows:,} rows, {one.alarms:,} alarms")
+        if one.error:
+            complain(f"inferwatch: {one.error}")
+        elif not as_json:
+            say(f"{one.file}: {one.rows:,} rows, {one.alarms:,} alarms")
 
-    done = evaluate(directory, scores, progress=None if as_json else show)
+    done = evaluate(directory, scores, budget=budget, progress=show)
     if as_json:
-        print_json([{"file": one.file, "rows": one.rows, "alarms": one.alarms} for one in done])
+        print_json([dataclasses.asdict(one) for one in done])
+    failed = sum(bool(one.error) for one in done)
+    if failed:
+        raise EvaluationError(f"{failed} of {len(done)} files could not be scored; the others are done")
 
 
 def parse_since(text: str, newest_ms: int | None) -> int:
