@@ -260,7 +260,8 @@ def main() -> None:
     ensemble = replace(ensemble, calibration=replace(_NEUTRAL, weights=tuple(judgement.mixed(share))))
     clean = [(recipe, ensemble) for recipe in judges(material, args.seed, sizes, clean=True)]
     ensemble = calibrated(ensemble, list(side_by_side(clean, _scored, args.threads, "clean")))
-    blob = artifacts.save(replace(ensemble, metadata={**notes, "lstm_share": share}))
+    noted = {**notes, "lstm_share": round(share, 2)}
+    blob = artifacts.save(replace(ensemble, metadata=noted), key=artifacts.SHIPPED)
     out.write_bytes(blob)
     print(f"{out}: {len(blob)} bytes, {ensemble.version}, {time.perf_counter() - began:.0f} s")
 
