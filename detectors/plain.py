@@ -17,7 +17,7 @@ from detectors.types import Float64
 
 SILENCE_RARITY, SILENCE_RARITY_AT_LEVEL, MISSED_REQUESTS = 8.0, 6.0, float(np.log1p(15.0))
 """Silences this long, silences that began at such traffic (both as -ln of their share), requests missing."""
-BROAD_NOW, BROAD_LATELY, PER_DECADE = 8.5, 4.0, 2.0
+BROAD_NOW, BROAD_LATELY, PER_DECADE = 9.0, 4.0, 2.0
 """Mean of the eight largest |z1| and |z3|; how much more of the first a budget of a tenth asks for."""
 _SILENCE = [COUNT_FEATURES.index(n) for n in ("silence_rarity", "silence_rarity_at_level", "missed_requests")]
 _BARS = np.array([SILENCE_RARITY, SILENCE_RARITY_AT_LEVEL, MISSED_REQUESTS])

@@ -25,7 +25,7 @@ from storage import terminal
 from storage.terminal import ScoredSeries
 
 WEEK_MS = 604_800_000
-MARGIN, LEARNING_WINDOWS, LEARNING_EXTRA, HOLD_BELOW, HOLD_WINDOWS = 0.7, 60, 1.0, 1.5, 5
+MARGIN, LEARNING_WINDOWS, LEARNING_EXTRA, HOLD_BELOW, HOLD_WINDOWS = 0.6, 60, 1.0, 1.5, 5
 """As in detectors.threshold and detectors.calibration, which load a compiler; a test holds them together."""
 _HEAD = struct.Struct("<4sI32s")
 
