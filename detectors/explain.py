@@ -37,7 +37,7 @@ def expected_band(row: Float32, slot: int, n: float, hour: int) -> tuple[float, 
     if s[SEEN] < 1:
         return None
     if KIND[slot] == RATE:
-        p = (s[LOG_A] + 20 * RATE_PRIOR[slot]) / (s[LOG_B] + 20)
+        p = min(max((s[LOG_A] + 20 * RATE_PRIOR[slot]) / (s[LOG_B] + 20), 0.0), 1.0)
         half = _BAND * np.sqrt(p * (1 - p) / max(n, 1.0))
         return float(p), float(max(p - half, 0.0)), float(min(p + half, 1.0))
     season = 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from importlib import resources
 from typing import Any
 
 import numpy as np
@@ -347,6 +348,7 @@ def _models(engine: Engine, story: Story) -> None:
     from storage.models import ModelRegistry
 
     registry = ModelRegistry(engine)
+    artifact = (resources.files("detectors") / "prior" / "prior.iwm").read_bytes()
     versions: list[tuple[str, int, str, str, dict[str, Any]]] = [
         ("41b0c9d2e6f8", 9, "champion", "average precision on held-out faults changes by +0.064", {}),
         ("9f2c41d07a55", 2, "champion", "average precision on held-out faults changes by +0.021", {}),
@@ -362,6 +364,6 @@ def _models(engine: Engine, story: Story) -> None:
             **extra,
         }
         row = ModelVersionRow(
-            version, "ensemble", story.now_ms - days * DAY_MS, status, metrics, b"x", "0" * 64, reason
+            version, "ensemble", story.now_ms - days * DAY_MS, status, metrics, artifact, "0" * 64, reason
         )
         registry.add(row)

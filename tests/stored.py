@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
+from functools import cache
+
 from monitor.config import ChannelSettings, Settings
 from monitor.incidents import make_fold
+from storage import queries
 from storage.engine import connect, upgrade
 from storage.ledger import Ledger
 from storage.types import RejectedRow
@@ -42,3 +46,15 @@ def populate(url: str) -> None:
         ledger.finish("logs", 0, claim.epoch, now_ms=2)
     finally:
         engine.dispose()
+
+
+@cache
+def newest_incident() -> str:
+    """The id of the newest incident that `populate` stores; it is always the same."""
+    with tempfile.TemporaryDirectory() as folder:
+        url = f"sqlite:///{folder}/stored.db"
+        populate(url)
+        engine = connect(url)
+        found: str = queries.incidents(engine, limit=1)[0]["incident_id"]
+        engine.dispose()
+        return found

@@ -27,7 +27,7 @@ from storage.engine import connect, reading, upgrade
 from storage.names import TokenExists
 from storage.tokens import Identity, Tokens
 from tests.http_client import Answer, ask
-from tests.stored import populate
+from tests.stored import newest_incident, populate
 
 MARK = {"x-inferwatch": "1"}
 ANN = Actor("ann", 1_000)
@@ -313,7 +313,7 @@ def test_reading_on_loopback_by_setting(serve: Serve, mode: str, status: int) ->
 
 
 def acknowledge(site: str, headers: dict[str, str]) -> Answer:
-    return ask(site, "/api/v1/incidents/1/acknowledge", "POST", {}, headers)
+    return ask(site, f"/api/v1/incidents/{newest_incident()}/acknowledge", "POST", {}, headers)
 
 
 def test_the_laptop_case_ends_with_the_first_token(serve: Serve, tmp_path: Path) -> None:

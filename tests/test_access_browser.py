@@ -14,14 +14,14 @@ from monitor.config import HttpSettings, Settings
 from storage.actions import Actor
 from storage.engine import connect
 from storage.tokens import Tokens
-from tests.stored import populate
+from tests.stored import newest_incident, populate
 
 CHANGE = """async ([path, headers]) => {
     const answer = await fetch(path, {method: "POST", headers, body: '{"text": "seen"}'});
     return answer.status;
 }"""
 MARKED = {"X-Inferwatch": "1", "content-type": "application/json"}
-NOTES = "/api/v1/incidents/1/notes"
+NOTES = f"/api/v1/incidents/{newest_incident()}/notes"
 
 
 @pytest.fixture

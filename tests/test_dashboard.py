@@ -176,6 +176,7 @@ def test_what_would_have_fired_with_another_budget(site: Site, served: tuple[str
         page.get_by_label("False alarms per series and week").fill("50")
         page.get_by_label("In the newest").select_option("30d")
         page.get_by_role("button", name="Ask").click()
+        expect(page.locator("tbody tr")).to_have_count(len(asked["judged"]))
         rows = page.locator("tbody tr").all_inner_texts()
         told = [[cell.strip() for cell in row.split("\t")] for row in rows]
         assert [row[1:] for row in told] == [

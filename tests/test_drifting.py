@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from monitor import metrics
 from monitor.clock import ManualClock
-from monitor.commands.history import models_app
+from monitor.commands.models import models_app
 from monitor.config import Settings, TrainingSettings, WindowSettings
 from monitor.models import STRAGGLER_WAIT_S, TrainedModels
 from monitor.schedule import ACTIVATION_DELAY_MS, DAY_MS, HOUR_MS
