@@ -278,6 +278,7 @@ def test_everything_can_be_reached_with_the_keyboard(site: Site) -> None:
         expect(page.get_by_role("dialog", name="Acknowledge")).to_be_visible()
         page.keyboard.press("Escape")
         expect(page.get_by_role("dialog")).to_have_count(0)
+        page.wait_for_function("!document.querySelector('dialog[open]')")
         page.keyboard.press("u")
         arrived(page, "3 incidents going on")
         page.keyboard.press("/")
