@@ -4,15 +4,18 @@
 
 Services on workloads that the prior was not built on write one log of JSON lines, with faults from 36 hours
 on. `inferwatch replay` reads it as a user would, with the default configuration and trainings of its own
-after 24 hours and when traffic drifts. Judged is what the views say: `window_history` (average precision,
-recall, false events, delay), `alert_history` (right features) and `incident_history` (how many, how many of
-them real). Printed and written to benchmarks/results/product.json.
+after 24 hours and when traffic drifts; only the shipped prior is replaced by its held-out twin. Judged is
+what the views say: `window_history` (average precision, recall, false events, delay), `alert_history` (right
+features) and `incident_history` (how many, how many of them real). Printed and written to
+benchmarks/results/product.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -27,7 +30,7 @@ import numpy as np
 
 from benchmarks.detection import figures
 from benchmarks.judging import AFTER_MS, BEFORE_MS, WEEK_MS, Verdict, judge
-from benchmarks.splits import JUDGE_CLIENTS
+from benchmarks.splits import HELD_OUT_MODEL, JUDGE_CLIENTS
 from benchmarks.suites import WINDOW_MS, Plan, Suite, plan_faults
 from monitor.generate import generate
 from monitor.lines import encode_lines
@@ -36,7 +39,8 @@ from monitor.records import RecordColumns
 from monitor.truth import TruthInterval, truth_of
 from monitor.workload import ANCHOR_MS, DAY_MS, HOUR_MS, Profile, sample_profile
 
-RESULTS = Path(__file__).resolve().parent / "results"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 TOP = 3
 
 
@@ -94,11 +98,25 @@ def _by_hour(batches: Iterator[RecordColumns]) -> Iterator[tuple[int, RecordColu
         yield int(batch.timestamp_ms[0]) // HOUR_MS, batch
 
 
-def replay(log: Path, database: str, config: Path | None) -> dict[str, Any]:
-    """What `inferwatch replay` printed."""
-    command = [sys.executable, "-m", "monitor.cli", "replay", str(log), "--database", database, "--json"]
-    command += ["--config", str(config)] if config else []
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+def replay(log: Path, database: str, config: Path | None, folder: Path) -> dict[str, Any]:
+    """What `inferwatch replay` printed, with the prior that has not seen the judged workloads.
+
+    `folder` gets a copy of the detectors with that prior, which goes before the real ones.
+    """
+    shutil.rmtree(folder / "detectors", ignore_errors=True)
+    shutil.copytree(ROOT / "detectors", folder / "detectors", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(HELD_OUT_MODEL, folder / "detectors" / "prior" / "prior.iwm")
+    command = [sys.executable, "-m", "monitor.cli", "replay", str(log.resolve()), "--database", database]
+    command += ["--json", *(["--config", str(config.resolve())] if config else [])]
+    path = os.pathsep.join([str(folder), str(ROOT)])
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return summary
 
@@ -176,7 +194,7 @@ def run(plan: Plan, rates: tuple[float, float], config: Path | None, folder: Pat
     written_s = time.perf_counter() - began
     print(f"{records:,} records written in {written_s:.0f} s", flush=True)
     database.unlink(missing_ok=True)
-    summary = replay(log, f"sqlite:///{database}", config)
+    summary = replay(log, f"sqlite:///{database}", config, folder)
     print(json.dumps(summary), flush=True)
     suite, verdict, incidents = read(database, [profile.series for profile in profiles], plan.days)
     for profile in profiles:

@@ -377,5 +377,6 @@ def train(
         challenger, metadata={**champion.metadata, "trained_at_ms": trained_at_ms, **figures}
     )
     blob = artifacts.save(challenger)
-    curves = {name: [round(v, 5) for v in values] for name, values in {"trees_loss": trees, **epochs}.items()}
+    losses = {"trees_loss": trees, **epochs}
+    curves = {name: [round(float(v), 5) for v in values] for name, values in losses.items()}
     return TrainingResult(challenger, blob, {**figures, "curves": curves}, promoted, reason)

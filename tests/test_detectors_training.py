@@ -9,6 +9,7 @@ from detectors import artifacts, faults, gbdt, judgement, training
 from detectors.ensemble import Ensemble
 from detectors.features import N_FEATURES
 from detectors.training import SeriesHistory, TrainingResult, train
+from storage.text import to_json
 from tests.detector_windows import WINDOW_MS, batch, slow_down, windows
 
 START_MS = 1_767_571_200_000
@@ -80,6 +81,8 @@ def test_the_course_of_a_training_is_kept(trained: TrainingResult) -> None:
     assert 1 <= len(curves["lstm_train_loss"]) == len(curves["lstm_held_out_loss"]) <= 6
     assert all(np.isfinite(values).all() for values in curves.values())
     assert "curves" not in trained.ensemble.metadata
+    assert all(type(value) is float for values in curves.values() for value in values)
+    assert to_json(trained.metrics), "what is stored with the version"
 
 
 def test_states_of_the_champion_serve_the_challenger(champion: Ensemble, trained: TrainingResult) -> None:
