@@ -73,20 +73,21 @@ def _build(
         for f in range(z.shape[2]):
             best[:] = 0.0
             for c in range(1, n_channels):
-                _keep_largest(best, abs(z[i, c, f]), 4)
+                keep_largest(best, abs(z[i, c, f]), 4)
             out[i, at_summary + _TOPS * f] = best[0]
             out[i, at_summary + _TOPS * f + 1] = best[1]
             out[i, at_summary + _TOPS * f + 2] = (best[0] + best[1] + best[2] + best[3]) / 4.0
         for f in range(_METRIC_FAMILIES):
             best[:] = 0.0
             for c in range(n_channels, z.shape[1]):
-                _keep_largest(best, abs(z[i, c, f]), 2)
+                keep_largest(best, abs(z[i, c, f]), 2)
             out[i, at_metric + 2 * f] = best[0]
             out[i, at_metric + 2 * f + 1] = best[1]
 
 
 @njit(cache=True)
-def _keep_largest(best: Float64, v: float, size: int) -> None:
+def keep_largest(best: Float64, v: float, size: int) -> None:
+    """Put `v` among the `size` largest, which `best` holds in descending order."""
     for k in range(size):
         if v > best[k]:
             for j in range(size - 1, k, -1):

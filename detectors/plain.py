@@ -13,6 +13,7 @@ from numba import njit
 from detectors.baseline import FAMILIES
 from detectors.channels import N_CHANNELS
 from detectors.counting import COUNT_FEATURES
+from detectors.features import keep_largest
 from detectors.types import Float64
 
 SILENCE_RARITY, SILENCE_RARITY_AT_LEVEL, MISSED_REQUESTS = 8.0, 6.0, float(np.log1p(15.0))
@@ -44,13 +45,6 @@ def _widest(z: Float64, channels: int, family: int) -> Float64:
     for i in range(len(z)):
         best[:] = 0.0
         for c in range(1, channels):
-            value = abs(z[i, c, family])
-            if value <= best[0]:
-                continue
-            k = 0
-            while k + 1 < _WIDEST and best[k + 1] < value:
-                best[k] = best[k + 1]
-                k += 1
-            best[k] = value
+            keep_largest(best, abs(z[i, c, family]), _WIDEST)
         means[i] = best.mean()
     return means

@@ -205,61 +205,39 @@ def _value(window: Mapping[str, Any], feature: str) -> float | None:
     return None if found is None else float(found)
 
 
-@incidents_app.command("ack")
-def acknowledge(
-    incident: Reference,
-    by: ByOption = None,
-    comment: CommentOption = "",
-    config: ConfigOption = None,
-    database: DatabaseOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Say that somebody looks after an incident."""
-    _change(
-        incident,
-        config,
-        database,
-        as_json,
-        lambda p, i, now: p.acknowledge(i, by=who(by), now_ms=now, reason=comment),
-    )
+def _stage(name: str, help_text: str, change: Callable[[People], Callable[..., IncidentRow]]) -> None:
+    """A command that takes an incident to another stage by the method `change` of People."""
+
+    def command(
+        incident: Reference,
+        by: ByOption = None,
+        comment: CommentOption = "",
+        config: ConfigOption = None,
+        database: DatabaseOption = None,
+        as_json: JsonOption = False,
+    ) -> None:
+        _change(
+            incident,
+            config,
+            database,
+            as_json,
+            lambda p, i, now: change(p)(i, by=who(by), now_ms=now, reason=comment),
+        )
+
+    incidents_app.command(name, help=help_text)(command)
 
 
-@incidents_app.command("resolve")
-def resolve(
-    incident: Reference,
-    by: ByOption = None,
-    comment: CommentOption = "",
-    config: ConfigOption = None,
-    database: DatabaseOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Say that an incident is over; the channels that heard of it are told."""
-    _change(
-        incident,
-        config,
-        database,
-        as_json,
-        lambda p, i, now: p.resolve(i, by=who(by), now_ms=now, reason=comment),
-    )
-
-
-@incidents_app.command("reopen")
-def reopen(
-    incident: Reference,
-    by: ByOption = None,
-    comment: CommentOption = "",
-    config: ConfigOption = None,
-    database: DatabaseOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Say that an incident is not over after all; the channels that heard of it are told."""
-    _change(
-        incident,
-        config,
-        database,
-        as_json,
-        lambda p, i, now: p.reopen(i, by=who(by), now_ms=now, reason=comment),
-    )
+_stage("ack", "Say that somebody looks after an incident.", lambda people: people.acknowledge)
+_stage(
+    "resolve",
+    "Say that an incident is over; the channels that heard of it are told.",
+    lambda people: people.resolve,
+)
+_stage(
+    "reopen",
+    "Say that an incident is not over after all; the channels that heard of it are told.",
+    lambda people: people.reopen,
+)
 
 
 @incidents_app.command("label")
