@@ -1,6 +1,6 @@
-"""The GBDT: a LightGBM model, evaluated by a small compiled forest walker.
+"""The GBDT: a LightGBM model, evaluated by a small compiled function.
 
-The walker gives the same answer whatever else is in the batch, and costs microseconds to call where
+It gives the same answer whatever else is in the batch, and costs microseconds to call where
 LightGBM's own predict costs a millisecond. LightGBM itself is imported only to train and to explain.
 """
 
@@ -21,12 +21,15 @@ if TYPE_CHECKING:
     from lightgbm import Booster
 
 Int32 = npt.NDArray[np.int32]
+UInt32 = npt.NDArray[np.uint32]
 
-BLOCK_ROWS = 32
+LEAVES = 32  # of a tree at most: bits of a mask
+LANES = 64  # rows that are looked at side by side
+_DE_BRUIJN = 0x077CB531  # times a power of two: its five leading bits are another number for each
 PARAMETERS: dict[str, Any] = {
     "objective": "binary",
     "learning_rate": 0.06,
-    "num_leaves": 31,
+    "num_leaves": LEAVES - 1,
     "min_data_in_leaf": 60,
     "feature_fraction": 0.3,
     "bagging_fraction": 0.7,
@@ -46,47 +49,34 @@ class Forest:
     text: str
 
     @cached_property
-    def _tables(self) -> tuple[Int64, Int32, Float64, Int32, Float64]:
-        """roots [trees], and by node: feature, threshold, children (two places each), value.
-
-        A leaf is a node, too: its children are itself, so that a walk may go on after it has arrived.
+    def _tables(self) -> tuple[Int64, Int32, Float32, UInt32, Float64]:
+        """What `_add_leaves` reads: per tree its first split, then feature, threshold and left mask of every
+        split, and LEAVES values per tree. Raises ValueError for a tree of more leaves than that.
         """
-        roots: list[int] = []
-        feature: list[Int64] = []
-        threshold: list[Float64] = []
-        child: list[Int64] = []
-        value: list[Float64] = []
-        base = 0
+        bounds, splits, values = [0], [], []
         for block in self.text.split("\nTree=")[1:]:
             tree = dict(line.split("=", 1) for line in block.split("\n\n")[0].splitlines()[1:] if "=" in line)
-            leaves = int(tree["num_leaves"])
-            splits, itself = leaves - 1, np.arange(2 * leaves - 1)
-            both = np.stack([itself, itself], axis=1)
-            held, above = np.zeros(len(itself), np.int64), np.full(len(itself), np.inf)
-            if splits:
-                held[:splits] = np.array(tree["split_feature"].split(), np.int64)
-                above[:splits] = np.array(tree["threshold"].split(), float)
-                for side, name in enumerate(("left_child", "right_child")):
-                    nodes = np.array(tree[name].split(), np.int64)
-                    both[:splits, side] = np.where(nodes >= 0, nodes, splits - 1 - nodes)
-            roots.append(base)
-            feature.append(held)
-            threshold.append(above)
-            child.append((both + base).reshape(-1))
-            value += [np.zeros(splits), np.array(tree["leaf_value"].split(), float)]
-            base += len(itself)
+            own, leaves = _splits(tree)
+            splits += own
+            bounds.append(len(splits))
+            values.append(leaves)
+        feature, threshold, left = zip(*splits, strict=True) if splits else ((), (), ())
+        above = np.array(threshold, np.float64)
+        rounded = above.astype(np.float32)
+        down = np.where(rounded > above, np.nextafter(rounded, np.float32(-np.inf)), rounded)
         return (
-            np.array(roots, np.int64),
-            np.concatenate(feature).astype(np.int32),
-            np.concatenate(threshold),
-            np.concatenate(child).astype(np.int32),
-            np.concatenate(value),
+            np.array(bounds, np.int64),
+            np.array(feature, np.int32),
+            down.astype(np.float32),  # x <= above and x <= down are the same for every float32
+            ~np.array(left, np.uint32),
+            np.concatenate(values) if values else np.zeros(0),
         )
 
     def logit(self, x: Float32) -> Float64:
         """x: [m, N_FEATURES] -> [m] log-odds of an anomaly."""
         out = np.zeros(len(x))
-        _walk(x, *self._tables, out)
+        width = min(LANES, -(-len(x) // 16) * 16)
+        _add_leaves(x, *self._tables, out, width)
         return out
 
     @cached_property
@@ -100,61 +90,67 @@ class Forest:
         return np.asarray(self.booster.predict(x, pred_contrib=True, num_threads=1))[:, :N_FEATURES]
 
 
+def _splits(tree: dict[str, str]) -> tuple[list[tuple[int, float, int]], Float64]:
+    """Of a tree in LightGBM's text: (feature, threshold, leaves below its left side as bits) of every split,
+    and its values, placed by the hash of their leaf's bit. Leaves count from left to right."""
+    leaves, value = int(tree["num_leaves"]), np.array(tree["leaf_value"].split(), float)
+    if leaves > LEAVES:
+        raise ValueError(f"a tree has {leaves} leaves; at most {LEAVES} are supported")
+    if leaves == 1:
+        held = np.zeros(LEAVES)
+        held[_place(0)] = value[0]
+        return [], held
+    left, right = (np.array(tree[f"{side}_child"].split(), np.int64).tolist() for side in ("left", "right"))
+    held, on_the_left, met = np.zeros(LEAVES), [0] * len(left), 0
+
+    def visit(node: int) -> int:
+        nonlocal met
+        if node < 0:
+            held[_place(met)] = value[~node]
+            met += 1
+            return 1 << (met - 1)
+        on_the_left[node] = visit(left[node])
+        return on_the_left[node] | visit(right[node])
+
+    visit(0)
+    feature = np.array(tree["split_feature"].split(), np.int64).tolist()
+    threshold = np.array(tree["threshold"].split(), float).tolist()
+    return sorted(zip(feature, threshold, on_the_left, strict=True)), held
+
+
+def _place(leaf: int) -> int:
+    return ((1 << leaf) * _DE_BRUIJN & 0xFFFFFFFF) >> 27
+
+
 @njit(cache=True)
-def _walk(
-    x: Float32, roots: Int64, feature: Int32, threshold: Float64, child: Int32, value: Float64, out: Float64
-) -> None:
+def _add_leaves(
+    x: Float32, bounds: Int64, feature: Int32, threshold: Float32, mask: UInt32, value: Float64,
+    out: Float64, width: int,
+) -> None:  # fmt: skip
     """Adds the leaves of every row, in the order of the trees.
 
-    A tree stays in the fastest cache for a block of rows, and eight rows go down together, so that the
-    processor has eight loads to wait for instead of one. NaN goes right, as no number is above it.
+    No walk: every split that a row fails takes the leaves on its left away, and the leftmost leaf that
+    remains is the row's (Lucchese et al., "QuickScorer", SIGIR 2015). `width` rows are taken side by side, so
+    that one instruction serves many; it is an argument, for a loop of known length is unrolled and not
+    vectorised. NaN goes right, as it is not below anything.
     """
-    for first in range(0, len(x), BLOCK_ROWS):
-        last = min(first + BLOCK_ROWS, len(x))
-        for t in range(len(roots)):
-            root = np.int32(roots[t])
-            i = first
-            while i + 8 <= last:
-                a = b = c = d = e = f = g = h = root
-                while True:
-                    na = child[2 * a + (1 - (x[i + 0, feature[a]] <= threshold[a]))]
-                    nb = child[2 * b + (1 - (x[i + 1, feature[b]] <= threshold[b]))]
-                    nc = child[2 * c + (1 - (x[i + 2, feature[c]] <= threshold[c]))]
-                    nd = child[2 * d + (1 - (x[i + 3, feature[d]] <= threshold[d]))]
-                    ne = child[2 * e + (1 - (x[i + 4, feature[e]] <= threshold[e]))]
-                    nf = child[2 * f + (1 - (x[i + 5, feature[f]] <= threshold[f]))]
-                    ng = child[2 * g + (1 - (x[i + 6, feature[g]] <= threshold[g]))]
-                    nh = child[2 * h + (1 - (x[i + 7, feature[h]] <= threshold[h]))]
-                    if (
-                        na == a
-                        and nb == b
-                        and nc == c
-                        and nd == d
-                        and ne == e
-                        and nf == f
-                        and ng == g
-                        and nh == h
-                    ):
-                        break
-                    a, b, c, d, e, f, g, h = na, nb, nc, nd, ne, nf, ng, nh
-                out[i + 0] += value[a]
-                out[i + 1] += value[b]
-                out[i + 2] += value[c]
-                out[i + 3] += value[d]
-                out[i + 4] += value[e]
-                out[i + 5] += value[f]
-                out[i + 6] += value[g]
-                out[i + 7] += value[h]
-                i += 8
-            while i < last:
-                a = root
-                while True:
-                    e = child[2 * a + (1 - (x[i, feature[a]] <= threshold[a]))]
-                    if e == a:
-                        break
-                    a = e
-                out[i] += value[a]
-                i += 1
+    full, one, hashing, shift = np.uint32(0xFFFFFFFF), np.uint32(1), np.uint32(_DE_BRUIJN), np.uint32(27)
+    columns, left = np.empty((x.shape[1], width), np.float32), np.empty(width, np.uint32)
+    for first in range(0, len(x), width):
+        rows = min(width, len(x) - first)
+        for i in range(rows):
+            for f in range(x.shape[1]):
+                columns[f, i] = x[first + i, f]
+        for t in range(len(bounds) - 1):
+            for i in range(width):
+                left[i] = full
+            for k in range(bounds[t], bounds[t + 1]):
+                column, above, kept = columns[feature[k]], threshold[k], mask[k]
+                for i in range(width):
+                    left[i] &= full if column[i] <= above else kept
+            for i in range(rows):
+                lowest = np.uint32(left[i] & (~left[i] + one))
+                out[first + i] += value[t * LEAVES + (np.uint32(lowest * hashing) >> shift)]
 
 
 def fit(
