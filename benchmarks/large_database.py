@@ -152,4 +152,5 @@ def fill(engine: Engine, windows: int, incidents: int) -> None:
     ):
         while part := list(islice(rows, PART)):
             with engine.begin() as connection:
-                insert_many(connection, table(of), part)
+                columns = tuple(part[0])
+                insert_many(connection, table(of), columns, [tuple(row.values()) for row in part])

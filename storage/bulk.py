@@ -34,31 +34,31 @@ def execute_many(connection: Connection, statement: Executable, rows: Sequence[R
     connection.exec_driver_sql(compiled.string, parameters)
 
 
-def insert_many(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
-    """Insert rows that must be new: COPY on PostgreSQL, else as `execute_many`."""
-    if connection.dialect.name != "postgresql":
-        execute_many(connection, _insert(table), rows)
-    elif rows:
-        _copy(connection, table, rows)
+def insert_many(
+    connection: Connection, table: Table, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
+) -> None:
+    """Insert rows that must be new, values in the order of `columns`: COPY on PostgreSQL, else one by one
+    from a single statement. Values are such that the driver takes them as they are."""
+    if not rows:
+        return
+    quote = connection.dialect.identifier_preparer.quote
+    into = f"{quote(table.name)} ({', '.join(map(quote, columns))})"
+    if connection.dialect.name == "postgresql":
+        _copy(connection, f"COPY {into} FROM STDIN", rows)
+    else:
+        marks = ", ".join("?" * len(columns))
+        connection.exec_driver_sql(f"INSERT INTO {into} VALUES ({marks})", list(rows))
 
 
-@lru_cache(maxsize=64)
-def _insert(table: Table) -> Executable:
-    return table.insert()
-
-
-def _copy(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
+def _copy(connection: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
     """COPY inside the transaction of `connection`, with errors as SQLAlchemy reports them."""
     from psycopg import Error
 
-    names = tuple(rows[0])
-    quote = connection.dialect.identifier_preparer.quote
-    statement = f"COPY {quote(table.name)} ({', '.join(map(quote, names))}) FROM STDIN"
     driver: Any = connection.connection
     try:
         with driver.cursor() as cursor, cursor.copy(statement) as copy:
             for row in rows:
-                copy.write_row([row[name] for name in names])
+                copy.write_row(row)
     except Error as error:
         lost = connection.dialect.is_disconnect(error, driver, None)  # type: ignore[arg-type]
         if lost:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import BigInteger, Connection, bindparam, insert, select, update
@@ -10,6 +10,7 @@ from sqlalchemy import BigInteger, Connection, bindparam, insert, select, update
 from storage import schema, text
 from storage.bulk import execute_many, insert_many
 from storage.rows import (
+    WINDOW_COLUMNS,
     Row,
     alert_row,
     encode_alert,
@@ -20,7 +21,7 @@ from storage.rows import (
     window_rows,
 )
 from storage.schema import table
-from storage.types import FEATURE_COLUMNS, Commit, RevisedWindow, SeriesConflict
+from storage.types import FEATURE_COLUMNS, Commit, RevisedWindow, ScoredWindows, SeriesConflict
 
 SERIES, WINDOWS = table(schema.SeriesTable), table(schema.WindowTable)
 DEPLOYMENTS = table(schema.DeploymentTable)
@@ -76,6 +77,7 @@ _NEWEST = (
         last_is_anomalous=bindparam("b_is_anomalous"),
     )
 )
+_SKETCH_COLUMNS = ("series_id", "window_start_ms", "partition_id", "sketch")
 _SERIES_COLUMNS = ("model", "endpoint", "partition_id", "last_record_ms", "live")
 _STATES = ("window_state", "detector_state", "alert_state", "rollout_state")
 
@@ -115,10 +117,7 @@ class ResultWriter:
         Sketches of windows that start before `sketches_from_ms` are left out: nothing amends them any more.
         """
         ids = self._write_series(connection, commit, partition_id)
-        rows = [row for batch in commit.windows for row in window_rows(batch, ids)]
-        if rows:
-            insert_many(connection, WINDOWS, rows)
-            execute_many(connection, _NEWEST, _newest(rows))
+        self._write_windows(connection, commit.windows, ids)
         self._revise(connection, commit, ids)
         self._write_sketches(connection, commit, partition_id, ids, sketches_from_ms)
         if commit.rejected_rows:
@@ -137,6 +136,27 @@ class ResultWriter:
         self._write_deployments(connection, commit)
         self._write_transitions(connection, commit)
         return ids
+
+    def _write_windows(
+        self, connection: Connection, batches: Sequence[ScoredWindows], ids: dict[str, int]
+    ) -> None:
+        """The closed windows, and per series how many it has now and what the newest says."""
+        rows: list[tuple[Any, ...]] = []
+        newest: dict[int, Row] = {}
+        for batch in batches:
+            own = [ids[series] for series in batch.series]
+            rows += window_rows(batch, own)
+            told = zip(own, batch.score.tolist(), batch.is_anomalous.tolist(), strict=True)
+            for series_id, score, anomalous in told:
+                held = newest.get(series_id)
+                if held is None:
+                    held = newest[series_id] = {"b_id": series_id, "b_windows": 0, "b_start_ms": -1}
+                held["b_windows"] += 1
+                if batch.window_start_ms >= held["b_start_ms"]:
+                    held["b_start_ms"] = batch.window_start_ms
+                    held["b_score"], held["b_is_anomalous"] = score, anomalous
+        insert_many(connection, WINDOWS, WINDOW_COLUMNS, rows)
+        execute_many(connection, _NEWEST, list(newest.values()))
 
     def _write_series(self, connection: Connection, commit: Commit, partition_id: int) -> dict[str, int]:
         names = {series for batch in commit.windows for series in batch.series}
@@ -233,26 +253,21 @@ class ResultWriter:
     def _write_sketches(
         self, connection: Connection, commit: Commit, partition_id: int, ids: dict[str, int], from_ms: int
     ) -> None:
-        def row(series: str, start_ms: int, sketch: bytes) -> Row:
-            place = {"series_id": ids[series], "window_start_ms": start_ms}
-            return {**place, "partition_id": partition_id, "sketch": sketch}
-
         new = [
-            row(series, batch.window_start_ms, sketch)
+            (ids[series], batch.window_start_ms, partition_id, sketch)
             for batch in commit.windows
             if batch.window_start_ms >= from_ms
             for series, sketch in zip(batch.series, batch.sketches, strict=True)
             if sketch is not None
         ]
         newest = {
-            (w.series, w.window_start_ms): w.sketch
+            (ids[w.series], w.window_start_ms): (partition_id, w.sketch)
             for w in commit.revisions
             if w.sketch is not None and w.window_start_ms >= from_ms
         }
-        insert_many(connection, SKETCHES, new)
-        execute_many(
-            connection, self._upsert_sketches, [row(*place, sketch) for place, sketch in newest.items()]
-        )
+        insert_many(connection, SKETCHES, _SKETCH_COLUMNS, new)
+        amended = [dict(zip(_SKETCH_COLUMNS, (*place, *held), strict=True)) for place, held in newest.items()]
+        execute_many(connection, self._upsert_sketches, amended)
 
     def _write_deployments(self, connection: Connection, commit: Commit) -> None:
         """New model versions, then what was found about them and about earlier ones."""
@@ -307,20 +322,6 @@ class ResultWriter:
 
 def _excluded(name: str) -> Any:
     return lambda existing, excluded: excluded[name]
-
-
-def _newest(rows: list[Row]) -> list[Row]:
-    """Per series: how many windows a commit adds and the newest of them."""
-    found: dict[int, Row] = {}
-    for row in rows:
-        entry = found.setdefault(
-            row["series_id"], {"b_id": row["series_id"], "b_windows": 0, "b_start_ms": -1}
-        )
-        entry["b_windows"] += 1
-        if row["window_start_ms"] >= entry["b_start_ms"]:
-            entry["b_start_ms"] = row["window_start_ms"]
-            entry["b_score"], entry["b_is_anomalous"] = row["score"], row["is_anomalous"]
-    return list(found.values())
 
 
 def _expired_row(name: str, partition_id: int, commit: Commit) -> Row:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import repeat
 from typing import Any
 
 import msgspec
@@ -42,53 +43,46 @@ def _finite(values: Any) -> list[float | None]:
 
 
 def _features(matrix: Float64) -> list[list[float | None]]:
-    """[m, 19] -> rows with None where there was nothing to measure."""
-    cleaned = matrix.astype(object)
-    cleaned[~np.isfinite(matrix)] = None
-    rows: list[list[float | None]] = cleaned.tolist()
-    return rows
+    """[m, 19] -> 19 columns with None where there was nothing to measure."""
+    return [_finite(column) for column in matrix.T]
 
 
-def window_rows(batch: ScoredWindows, series_ids: dict[str, int]) -> list[Row]:
-    """Rows of `windows`, in the order of the batch; raises ValueError for a score that is no number."""
+WINDOW_COLUMNS = (
+    "series_id", "window_start_ms", "window_end_ms", *FEATURE_COLUMNS, "metrics", "statistics", "score",
+    "gbdt_score", "lstm_score", "tail_probability", "is_anomalous", "revision",
+)  # fmt: skip
+
+
+def window_rows(batch: ScoredWindows, ids: list[int]) -> list[tuple[Any, ...]]:
+    """Rows of `windows`, as WINDOW_COLUMNS, in the order of the batch; `ids` are those of its series.
+
+    Raises ValueError for a score that is no number.
+    """
     if not bool(np.isfinite(batch.score).all()):
         raise ValueError(f"windows at {batch.window_start_ms} hold a score that is no number")
-    features = _features(np.asarray(batch.features, dtype=np.float64))
-    columns = zip(
-        batch.series,
-        features,
-        batch.metrics,
+    rows = zip(
+        ids,
+        repeat(batch.window_start_ms, len(ids)),
+        repeat(batch.window_end_ms, len(ids)),
+        *_features(np.asarray(batch.features, dtype=np.float64)),
+        [text.to_json(metrics) if metrics else None for metrics in batch.metrics],
         batch.statistics,
         _finite(batch.score),
         _finite(batch.gbdt_score),
         _finite(batch.lstm_score),
         _finite(batch.tail_probability),
         np.asarray(batch.is_anomalous).tolist(),
+        repeat(0, len(ids)),
         strict=True,
     )
-    rows = []
-    for series, values, metrics, statistics, score, gbdt, lstm, tail, anomalous in columns:
-        row: Row = dict(zip(FEATURE_COLUMNS, values, strict=True))
-        row["series_id"] = series_ids[series]
-        row["window_start_ms"] = batch.window_start_ms
-        row["window_end_ms"] = batch.window_end_ms
-        row["metrics"] = text.to_json(metrics) if metrics else None
-        row["statistics"] = statistics
-        row["score"] = score
-        row["gbdt_score"] = gbdt
-        row["lstm_score"] = lstm
-        row["tail_probability"] = tail
-        row["is_anomalous"] = anomalous
-        row["revision"] = 0
-        rows.append(row)
-    return rows
+    return list(rows)
 
 
 def revised_row(window: RevisedWindow, series_id: int) -> Row:
     """Parameters of the UPDATE of an amended window; keys are prefixed `b_` (bound names)."""
     if not math.isfinite(window.score):
         raise ValueError(f"the amended window of {window.series!r} holds a score that is no number")
-    (values,) = _features(np.asarray(window.features, dtype=np.float64).reshape(1, -1))
+    values = _finite(window.features)
     gbdt, lstm, tail = _finite([window.gbdt_score, window.lstm_score, window.tail_probability])
     return {
         **{f"b_{name}": value for name, value in zip(FEATURE_COLUMNS, values, strict=True)},
