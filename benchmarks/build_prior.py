@@ -181,20 +181,24 @@ def fit_forests(
     return fit(parts), halves, sum(len(y) for _, y in parts)
 
 
+def sequences(work: list[Recipe], halves: list[gbdt.Forest], threads: int) -> list[LstmSequence]:
+    """The courses as the LSTM sees them, each scored by the forest that has not seen it."""
+    tasks = [(recipe, halves[(n + 1) % 2]) for n, recipe in enumerate(work)]
+    return [
+        replace(s, z=s.z.astype(np.float32), time=s.time.astype(np.float32))
+        for part in side_by_side(tasks, _sequences, threads, "sequences")
+        for s in part
+    ]
+
+
 def fit_lstm(
     work: list[Recipe], halves: list[gbdt.Forest], sizes: Sizes, seed: int, threads: int, log_dir: Path | None
 ) -> LstmModel:
     """The LSTM over courses scored by the GBDT that has not seen them."""
     from detectors.lstm_train import train_lstm
 
-    tasks = [(recipe, halves[(n + 1) % 2]) for n, recipe in enumerate(work)]
-    sequences = [
-        replace(s, z=s.z.astype(np.float32), time=s.time.astype(np.float32))
-        for part in side_by_side(tasks, _sequences, threads, "sequences")
-        for s in part
-    ]
     model, report = train_lstm(
-        sequences,
+        sequences(work, halves, threads),
         replace(LSTM_OPTIONS, epochs=sizes.epochs, early_stopping=max(sizes.epochs // 5, 1)),
         seed=seed,
         log_dir=log_dir,
