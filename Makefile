@@ -11,7 +11,7 @@ help:  ## list the targets
 $(BIN)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet uv
-	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet -e ".[compression]" --group dev
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --compile-bytecode -e ".[compression]" --group dev
 	@touch $@
 
 setup: $(BIN)/.ready  ## create the virtual environment and install everything

@@ -141,11 +141,11 @@ class ResultWriter:
         self, connection: Connection, batches: Sequence[ScoredWindows], ids: dict[str, int]
     ) -> None:
         """The closed windows, and per series how many it has now and what the newest says."""
-        rows: list[tuple[Any, ...]] = []
+        owners: list[int] = []
         newest: dict[int, Row] = {}
         for batch in batches:
             own = [ids[series] for series in batch.series]
-            rows += window_rows(batch, own)
+            owners += own
             told = zip(own, batch.score.tolist(), batch.is_anomalous.tolist(), strict=True)
             for series_id, score, anomalous in told:
                 held = newest.get(series_id)
@@ -155,7 +155,7 @@ class ResultWriter:
                 if batch.window_start_ms >= held["b_start_ms"]:
                     held["b_start_ms"] = batch.window_start_ms
                     held["b_score"], held["b_is_anomalous"] = score, anomalous
-        insert_many(connection, WINDOWS, WINDOW_COLUMNS, rows)
+        insert_many(connection, WINDOWS, WINDOW_COLUMNS, window_rows(batches, owners))
         execute_many(connection, _NEWEST, list(newest.values()))
 
     def _write_series(self, connection: Connection, commit: Commit, partition_id: int) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from itertools import repeat
 from typing import Any
 
@@ -42,36 +43,39 @@ def _finite(values: Any) -> list[float | None]:
     return [value if math.isfinite(value) else None for value in listed]
 
 
-def _features(matrix: Float64) -> list[list[float | None]]:
-    """[m, 19] -> 19 columns with None where there was nothing to measure."""
-    return [_finite(column) for column in matrix.T]
-
-
 WINDOW_COLUMNS = (
     "series_id", "window_start_ms", "window_end_ms", *FEATURE_COLUMNS, "metrics", "statistics", "score",
     "gbdt_score", "lstm_score", "tail_probability", "is_anomalous", "revision",
 )  # fmt: skip
 
 
-def window_rows(batch: ScoredWindows, ids: list[int]) -> list[tuple[Any, ...]]:
-    """Rows of `windows`, as WINDOW_COLUMNS, in the order of the batch; `ids` are those of its series.
+def window_rows(batches: Sequence[ScoredWindows], ids: Sequence[int]) -> list[tuple[Any, ...]]:
+    """Rows of `windows`, as WINDOW_COLUMNS, in the order of the batches; `ids` are those of their series.
 
     Raises ValueError for a score that is no number.
     """
-    if not bool(np.isfinite(batch.score).all()):
-        raise ValueError(f"windows at {batch.window_start_ms} hold a score that is no number")
+    if not batches:
+        return []
+
+    def numbers(of: str) -> list[float | None]:
+        return _finite(np.concatenate([getattr(batch, of) for batch in batches]))
+
+    score = numbers("score")
+    if None in score:
+        raise ValueError(f"a window at {batches[0].window_start_ms} or later holds a score that is no number")
+    features = np.concatenate([np.asarray(batch.features, dtype=np.float64) for batch in batches])
     rows = zip(
         ids,
-        repeat(batch.window_start_ms, len(ids)),
-        repeat(batch.window_end_ms, len(ids)),
-        *_features(np.asarray(batch.features, dtype=np.float64)),
-        [text.to_json(metrics) if metrics else None for metrics in batch.metrics],
-        batch.statistics,
-        _finite(batch.score),
-        _finite(batch.gbdt_score),
-        _finite(batch.lstm_score),
-        _finite(batch.tail_probability),
-        np.asarray(batch.is_anomalous).tolist(),
+        *(
+            [getattr(b, name) for b in batches for _ in b.series]
+            for name in ("window_start_ms", "window_end_ms")
+        ),
+        *map(_finite, features.T),
+        [text.to_json(metrics) if metrics else None for batch in batches for metrics in batch.metrics],
+        [statistics for batch in batches for statistics in batch.statistics],
+        score,
+        *map(numbers, ("gbdt_score", "lstm_score", "tail_probability")),
+        np.concatenate([batch.is_anomalous for batch in batches]).tolist(),
         repeat(0, len(ids)),
         strict=True,
     )
