@@ -163,7 +163,8 @@ class TrainingSettings(_Section):
     )
     history_days: Annotated[float, Field(gt=0)] = Field(30.0, description="days of windows to train on")
     max_windows: Annotated[int, Field(ge=1_000)] = Field(
-        400_000, description="windows to train on at most; older ones are thinned out"
+        400_000,
+        description="windows to train on at most, the newest; of many series some only, two days of each",
     )
     seed: int = Field(7, description="seed of everything random in training")
     timeout_s: Annotated[float, Field(gt=0)] = Field(

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 DAY_MS = 86_400_000
+LEAST_DAYS = 2  # of a series, to train on it: one for its baselines to settle, one to learn from
 HEARTBEAT_S, TRAINING_CHECK_S, FOLD_S, RETENTION_S = 10, 5, 5, 3_600
 
 
@@ -129,6 +130,7 @@ def challenger(settings: Settings, registry: ModelRegistry, trained_at_ms: int) 
         since_ms=trained_at_ms - int(training.history_days * DAY_MS),
         until_ms=trained_at_ms,
         max_windows=training.max_windows,
+        least_windows=LEAST_DAYS * DAY_MS // (settings.window.length_s * 1000),
     )
     return train(
         {name: unpacked(windows) for name, windows in history.series.items()},

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -206,20 +208,27 @@ class ModelRegistry:
                 )
             ).scalar()
 
-    def training_set(self, *, since_ms: int, until_ms: int, max_windows: int) -> TrainingSet:
-        """Windows inside [since_ms, until_ms]: the newest of every series, `max_windows` altogether."""
+    def training_set(
+        self, *, since_ms: int, until_ms: int, max_windows: int, least_windows: int = 1
+    ) -> TrainingSet:
+        """Windows inside [since_ms, until_ms]: the newest of every series, `max_windows` altogether.
+
+        Where that would leave a series fewer than `least_windows` of them (fewer say nothing of a day), not
+        all series are read: those that a person labelled first, then the same ones each time.
+        """
         with reading(self.engine) as connection:
             ids = connection.execute(
                 select(SERIES.c.id, SERIES.c.name).where(SERIES.c.windows > 0).order_by(SERIES.c.name)
             ).all()
-            counts = [self._count(connection, row.id, since_ms, until_ms) for row in ids]
-            quota = _fair_quota(counts, max_windows)
-            series: dict[str, SeriesHistory] = {}
-            for row, count in zip(ids, counts, strict=True):
-                if count:
-                    found = self._windows(connection, row.id, since_ms, until_ms, min(count, quota))
-                    series[row.name] = found
             excluded, labels = self._judged(connection, since_ms, until_ms)
+            counts = {row.name: self._count(connection, row.id, since_ms, until_ms) for row in ids}
+            chosen = _chosen(counts, {label.series for label in labels}, max_windows, least_windows)
+            quota = _fair_quota([counts[name] for name in chosen], max_windows)
+            series = {
+                row.name: self._windows(connection, row.id, since_ms, until_ms, quota)
+                for row in ids
+                if row.name in chosen
+            }
         return TrainingSet(series, excluded, labels)
 
     def past_alerts(self, *, since_ms: int, until_ms: int) -> list[PastAlert]:
@@ -307,6 +316,19 @@ def _newest_label() -> ScalarSelect[Any]:
         .limit(1)
         .scalar_subquery()
     )
+
+
+def _chosen(counts: dict[str, int], labelled: set[str], total: int, least: int) -> set[str]:
+    """Series with windows, as many as can have `least` of theirs within `total`; labelled ones before others,
+    else in an order that names give and time does not change."""
+    waiting = sorted(
+        (name for name, count in counts.items() if count),
+        key=lambda name: (name not in labelled, hashlib.sha256(name.encode()).digest()),
+    )
+    reached = accumulate(min(counts[name], least) for name in waiting)
+    return {
+        name for name, windows in zip(waiting, reached, strict=True) if windows <= total or name in labelled
+    }
 
 
 def _fair_quota(counts: list[int], total: int) -> int:

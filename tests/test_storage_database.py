@@ -327,6 +327,10 @@ def test_training_reads_the_newest_windows_and_what_people_said(engine: Engine) 
     People(engine).label(incident["incident_id"], "false_positive", by="ann", now_ms=1)
     judged = registry.training_set(since_ms=0, until_ms=10 * MINUTE_MS, max_windows=100)
     assert judged.excluded == {} and judged.labels[0].label == "false_positive"
+    long = registry.training_set(since_ms=0, until_ms=10 * MINUTE_MS, max_windows=7, least_windows=5)
+    assert {name: len(h.statistics) for name, h in long.series.items()} == {"m/a": 7}, (
+        "the labelled one first"
+    )
 
 
 def test_retention_counts_windows_in_event_time(engine: Engine) -> None:
