@@ -139,7 +139,7 @@ def main() -> None:
         code = exit_code(error)
         if code is None:
             raise
-        complain(f"inferwatch: {first_line(error)}")
+        complain(f"inferwatch: {first_line(error)}{hint(error)}")
         sys.exit(code)
 
 
@@ -158,6 +158,15 @@ def exit_code(error: Exception) -> int | None:
     drivers = (("sqlalchemy.exc", "DBAPIError"), ("sqlite3", "Error"), ("psycopg", "Error"))
     loaded = [getattr(sys.modules[module], name) for module, name in drivers if module in sys.modules]
     return 1 if isinstance(error, tuple(loaded)) else None
+
+
+def hint(error: Exception) -> str:
+    """What to type next, for errors that do not say so themselves."""
+    storage = sys.modules.get("storage.names")
+    if storage is not None and isinstance(error, storage.UnknownIncident):
+        return "; `inferwatch incidents list` shows them"
+    drivers = ("OperationalError", "InterfaceError")
+    return "; `inferwatch doctor` tries the database" if type(error).__name__ in drivers else ""
 
 
 def first_line(error: Exception) -> str:

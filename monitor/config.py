@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from monitor.config_channels import NO_DIGEST
 from monitor.config_channels import ChannelSettings as ChannelSettings
 from monitor.config_channels import RouteSettings as RouteSettings
+from monitor.config_errors import HIDDEN, PREFIX, check_variables, config_error
 from monitor.errors import ConfigError
 
-HIDDEN = "***"
 SERIES_FIELDS = ("model", "model_version", "endpoint", "tenant", "region")
 
 
@@ -234,7 +235,7 @@ class Settings(BaseSettings):
     """The whole configuration. Environment: INFERWATCH_SECTION__KEY overrides the file."""
 
     model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", env_prefix="INFERWATCH_", env_nested_delimiter="__"
+        frozen=True, extra="forbid", env_prefix=PREFIX, env_nested_delimiter="__"
     )
     source: SourceSettings = SourceSettings()
     record: RecordSettings = RecordSettings()
@@ -272,18 +273,22 @@ def load(path: Path | None = None, *, database_url: str | None = None) -> Settin
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ConfigError("--config", str(path), "no such file; `inferwatch init` writes one") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        except OSError as error:
+            raise ConfigError("--config", str(path), f"cannot be read: {error.strerror}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError("--config", str(path), f"not readable as TOML: {error}") from None
+    check_variables(Settings, os.environ)
     try:
         settings = Settings(**values)
         if database_url is not None:
             database = DatabaseSettings(**{**settings.database.model_dump(), "url": database_url})
             settings = settings.model_copy(update={"database": database})
+    except SettingsError as error:
+        section = str(error).partition('"')[2].partition('"')[0].upper()
+        fix = f"must be JSON; single options are set by {PREFIX}{section}__OPTION"
+        raise ConfigError(f"{PREFIX}{section}", HIDDEN, fix) from None
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "(file)"
-        shown = HIDDEN if {"secret", "url"} & set(map(str, first["loc"])) else first.get("input")
-        raise ConfigError(key, shown, first["msg"]) from None
+        raise config_error(Settings, error) from None
     _check_channels(settings)
     return settings
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit, urlunsplit
@@ -71,9 +71,9 @@ def _source_settings(source: SourceSettings, environment: Mapping[str, str]) -> 
             return [Check("source.paths", False, "no file is named", 'set source.paths = ["FILE"]')]
         return [
             Check(f"source.paths {path}", True, "readable")
-            if os.access(path, os.R_OK)
+            if path.is_file() and os.access(path, os.R_OK)
             else Check(
-                f"source.paths {path}", False, "not there or not readable", "correct the path or its rights"
+                f"source.paths {path}", False, "no file, or not readable", "correct the path or its rights"
             )
             for path in source.paths
         ]
@@ -132,13 +132,17 @@ def _apprise(name: str, channel: ChannelSettings, environment: Mapping[str, str]
     return Check(f"channels.{name}", False, f"{answer.error}: {answer.detail}", fix)
 
 
-def check_world(settings: Settings) -> list[Check]:
-    """Database, broker with its topics, receivers: by connecting to each, bounded in time."""
+def check_world(settings: Settings, wrong: Collection[str] = ()) -> list[Check]:
+    """Database, broker with its topics, receivers: by connecting to each, bounded in time.
+
+    Channels of which something is in `wrong` (names of checks of the settings) are passed over.
+    """
     checks = [_guarded("database", _database, settings)]
     if settings.source.kind == "kafka":
         checks.append(_guarded("broker", _broker, settings))
     for name, channel in sorted(settings.channels.items()):
-        checks.append(_receiver(name, channel))
+        if not any(f"{check}.".startswith(f"channels.{name}.") for check in wrong):
+            checks.append(_receiver(name, channel))
     return checks
 
 
@@ -238,7 +242,7 @@ def _receiver(name: str, channel: ChannelSettings) -> Check:
         return Check(title, False, str(error), fix)
     except OSError as error:
         fix = f"start the receiver or correct {title}.url"
-        return Check(title, False, f"{redact_url(url)}: {error}", fix)
+        return Check(title, False, f"{redact_url(url)}: {error.strerror or error}", fix)
 
 
 def redact_url(url: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,7 +14,10 @@ import numpy as np
 
 from monitor.clock import Clock, rfc3339
 from monitor.config import Settings
+from monitor.log_shapes import require_files, shape_of
+from monitor.lookalikes import Objects, conversion, meaning_of
 from monitor.records import NUMBER_FIELDS, TEXT_FIELDS, Decoder, RecordColumns, RejectedRecord
+from monitor.refusals import troubles
 from monitor.sources.base import Assigned, EndOfLog, RawBatch, Undecodable
 from monitor.sources.file import FileSource
 
@@ -25,42 +29,6 @@ FEW_RECORDS_PER_WINDOW = 3.0
 KNOWN_FIELDS = frozenset(
     (*TEXT_FIELDS, *NUMBER_FIELDS, "timestamp", "request_id", "status", "prediction", "label", "metrics")
 )
-OTHER_NAMES = {
-    "time": "timestamp",
-    "ts": "timestamp",
-    "@timestamp": "timestamp",
-    "created": "timestamp",
-    "created_at": "timestamp",
-    "start_time": "timestamp",
-    "model_name": "model",
-    "model_id": "model",
-    "engine": "model",
-    "version": "model_version",
-    "path": "endpoint",
-    "route": "endpoint",
-    "url": "endpoint",
-    "user": "tenant",
-    "customer": "tenant",
-    "org": "tenant",
-    "status_code": "status",
-    "http_status": "status",
-    "error": "error_type",
-    "latency": "latency_ms",
-    "duration": "latency_ms",
-    "duration_ms": "latency_ms",
-    "elapsed_ms": "latency_ms",
-    "response_time_ms": "latency_ms",
-    "ttft": "ttft_ms",
-    "tpot": "tpot_ms",
-    "prompt_tokens": "input_tokens",
-    "completion_tokens": "output_tokens",
-    "generated_tokens": "output_tokens",
-    "stop_reason": "finish_reason",
-    "cost": "cost_usd",
-    "id": "request_id",
-    "trace_id": "request_id",
-}
-"""Names that other logs use, and what such a field is called here."""
 
 
 @dataclass(slots=True)
@@ -72,7 +40,9 @@ class _Seen:
     series: Counter[str] = field(default_factory=Counter)
     rejects: Counter[str] = field(default_factory=Counter)
     first_rejects: dict[str, RejectedRecord] = field(default_factory=dict)
+    why: dict[str, str] = field(default_factory=dict)  # reason -> what the first such message lacks
     unused: Counter[str] = field(default_factory=Counter)
+    objects: Objects = field(default_factory=Objects)
     sampled: int = 0
     first_ms: int | None = None
     last_ms: int | None = None
@@ -83,10 +53,12 @@ class _Seen:
 def inspect(paths: list[Path], settings: Settings, clock: Clock) -> dict[str, Any]:
     """Read every file once and describe it.
 
-    Returns records, rejected (with the first example of each reason), fields with the share of records that
-    lack them, fields that are not used and what they may be meant as, series with counts, the time span, and
-    advice. Raises SourceError for a file that cannot be read.
+    Returns records, rejected (with the first example of each reason, and what is wrong with it), fields with
+    the share of records that lack them, fields that are not used and what they may be meant as, series with
+    counts, the time span, advice, `convert` (a command that makes records of the log, or None) and a
+    configuration (None for a log without a record). Raises SourceError for a file that cannot be read.
     """
+    require_files(paths)
     decoder = Decoder(settings.record, settings.source, settings.window)
     seen = _Seen()
     for event in _events(FileSource(paths, settings.source)):
@@ -97,7 +69,9 @@ def inspect(paths: list[Path], settings: Settings, clock: Clock) -> dict[str, An
         columns, rejected = decoder.decode(event, now_ms=clock.now_ms())
         for reject in rejected:
             seen.rejects[reject.reason] += 1
-            seen.first_rejects.setdefault(reject.reason, reject)
+            if reject.reason not in seen.first_rejects:
+                seen.first_rejects[reject.reason] = reject
+                seen.why[reject.reason] = _why(event, reject)
         if len(columns):
             _count(columns, settings.record.series_by, seen)
     return _report(paths, settings, seen)
@@ -130,6 +104,18 @@ def _sample_names(batch: RawBatch, seen: _Seen) -> None:
             continue
         if isinstance(value, dict):
             seen.unused.update(name for name in value if name not in KNOWN_FIELDS)
+            seen.objects.add(value)
+
+
+def _why(batch: RawBatch, reject: RejectedRecord) -> str:
+    """What is wrong with a rejected message, as far as its fields say; never what they hold."""
+    if reject.reason == "timestamp_in_future":
+        return "`timestamp` lies ahead of this machine's clock"
+    try:
+        found = json.loads(batch.value(int(np.searchsorted(batch.offsets, reject.offset))) or b"null")
+    except (ValueError, RecursionError):
+        return ""
+    return "; ".join(troubles(found)) if isinstance(found, dict) else ""
 
 
 def _count(columns: RecordColumns, series_by: list[str], seen: _Seen) -> None:
@@ -169,7 +155,7 @@ def _report(paths: list[Path], settings: Settings, seen: _Seen) -> dict[str, Any
         "messages": total,
         "records": seen.accepted,
         "rejected": [
-            {"reason": reason, "messages": n, **_example(seen.first_rejects.get(reason))}
+            {"reason": reason, "messages": n, **_example(reason, seen)}
             for reason, n in seen.rejects.most_common()
         ],
         "first": None if seen.first_ms is None else rfc3339(seen.first_ms),
@@ -185,51 +171,64 @@ def _report(paths: list[Path], settings: Settings, seen: _Seen) -> dict[str, Any
             name for name in (*TEXT_FIELDS, *NUMBER_FIELDS, "status") if not seen.present[name]
         ),
         "unused_fields": [
-            {"field": name, "records": n, "meant_as": OTHER_NAMES.get(name.lower())}
+            {"field": name, "records": n, "meant_as": meaning_of(name)}
             for name, n in seen.unused.most_common(30)
         ],
         "series_count": len(seen.series),
         "series": [{"series": name, "records": n} for name, n in seen.series.most_common(TOP_SERIES)],
-        "advice": advice(
-            settings, seen.accepted, dict(seen.present), dict(seen.unused), len(seen.series), span_s
-        ),
-        "config": _config(paths, settings, dict(seen.present), len(seen.series), seen.accepted, span_s),
+        "advice": [*_about_files(paths, seen), *_about_names(seen), *_about_records(settings, seen, span_s)],
+        "convert": _convert(paths, seen),
+        "config": _config(paths, settings, dict(seen.present), len(seen.series), seen.accepted, span_s)
+        if seen.accepted
+        else None,
     }
 
 
-def _example(reject: RejectedRecord | None) -> dict[str, Any]:
+def _example(reason: str, seen: _Seen) -> dict[str, Any]:
+    reject = seen.first_rejects.get(reason)
     if reject is None:
-        return {"first_line": None, "sample": ""}
-    return {"first_line": reject.offset, "sample": reject.sample}
+        return {"first_line": None, "why": "", "sample": ""}
+    return {"first_line": reject.offset + 1, "why": seen.why[reason], "sample": reject.sample}
 
 
-def advice(
-    settings: Settings,
-    records: int,
-    present: dict[str, int],
-    unused: dict[str, int],
-    series: int,
-    span_s: float,
-) -> list[str]:
+def _about_files(paths: list[Path], seen: _Seen) -> list[str]:
+    """Files whose lines cannot be JSON objects, each with what makes such a file of it."""
+    if seen.accepted and not seen.rejects:
+        return []
+    shapes = {path: shape_of(path) for path in paths}
+    said = [f"{path} {shape.what}: {shape.fix}" for path, shape in shapes.items() if shape is not None]
+    if seen.rejects["corrupt_batch"] and not said:
+        said.append("a file ends early or is damaged: what stands before the damage was read")
+    if seen.rejects["too_large"]:
+        said.append("a message is longer than `source.max_record_bytes`: log no texts, or raise it")
+    return said
+
+
+def _about_names(seen: _Seen) -> list[str]:
+    return [
+        f"`{name}` may be what is called `{meant}` here: rename it where the log is written"
+        for name in seen.unused
+        if (meant := meaning_of(name)) is not None
+        and not seen.present.get(meant)
+        and (meant,) not in seen.objects.values
+    ]
+
+
+def _about_records(settings: Settings, seen: _Seen, span_s: float) -> list[str]:
     """What a person should know or change before this log is watched, most important first."""
-    found = []
-    for name in unused:
-        meant = OTHER_NAMES.get(name.lower())
-        if meant is not None and not present.get(meant):
-            found.append(f"`{name}` may be what is called `{meant}` here: rename it where the log is written")
-    if not records:
-        found.append("no message is a record; a record needs at least `timestamp` and `model`")
-        return found
-    if not present.get("latency_ms"):
+    if not seen.accepted:
+        return ["no message is a record; a record needs at least `timestamp` and `model`"]
+    found, present, series = [], seen.present, len(seen.series)
+    if not present["latency_ms"]:
         found.append("no latency_ms: slow answers cannot be seen")
-    if not present.get("status") and not present.get("error_type"):
+    if not present["status"] and not present["error_type"]:
         found.append("no status and no error_type: errors cannot be seen")
-    if not present.get("request_id"):
+    if not present["request_id"]:
         found.append("no request_id: a message that is delivered twice counts twice")
     if series > MANY_SERIES:
         found.append(f"{series} series: `record.series_by` may name a field with too many values")
     windows = max(span_s / settings.window.length_s, 1.0)
-    if records / series / windows < FEW_RECORDS_PER_WINDOW:
+    if seen.accepted / series / windows < FEW_RECORDS_PER_WINDOW:
         found.append("few records per series and window: a longer `window.length_s` says more")
     if span_s < settings.training.first_after_h * 3600:
         found.append(
@@ -237,6 +236,17 @@ def advice(
             f"{settings.training.first_after_h:g} h), the detectors that ship with the package score it"
         )
     return found
+
+
+def _convert(paths: list[Path], seen: _Seen) -> dict[str, Any] | None:
+    """A command that makes native records of the first file, and what it takes for granted."""
+    found = conversion(seen.objects)
+    if found is None:
+        return None
+    path = str(paths[0])
+    reader = {".gz": "gzip -dc", ".zst": "zstd -dc"}.get(paths[0].suffix, "cat")
+    command = f"{reader} {shlex.quote(path)} | jq -c {shlex.quote(found.program)} > records.jsonl"
+    return {"command": command, "assumed": found.assumed}
 
 
 def _config(

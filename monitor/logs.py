@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
+import time
+from collections.abc import Callable
 from typing import Literal
 
 import structlog
+
+QUIET_S = 60.0
+MAX_KINDS = 1_000
 
 
 def configure(level: Literal["info", "warning"] = "info") -> None:
@@ -27,3 +33,28 @@ def configure(level: Literal["info", "warning"] = "info") -> None:
     )
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
+    for handler in logging.getLogger().handlers:  # here, as loggers below "kafka" pass its own filters by
+        handler.addFilter(OncePerMinute())
+
+
+class OncePerMinute(logging.Filter):
+    """Lets the Kafka client say each kind of thing once a minute: one that finds no broker says ten a second.
+
+    The pipeline says by itself that the source is away, and `inferwatch doctor` why.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._said_s: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name.partition(".")[0] != "kafka":
+            return True
+        kind, now_s = (record.name, str(record.msg)[:60]), self._clock()
+        if now_s - self._said_s.get(kind, -math.inf) < QUIET_S:
+            return False
+        if len(self._said_s) >= MAX_KINDS:
+            self._said_s.clear()
+        self._said_s[kind] = now_s
+        return True

@@ -31,6 +31,10 @@ FEATURE_COLUMNS: tuple[str, ...] = (
 GOING_ON = ("open", "acknowledged")
 """Every status of an incident but "resolved": a list that an index can find, which `!=` is not."""
 
+DELIVERY_STATES = ("pending", "claimed", "delivered", "dead")
+VERDICTS = ("worse", "different", "better", "alike", "unclear")
+"""What is said of a new model version against the one it replaces."""
+
 SILENCE_FIELDS = ("series", "model", "endpoint", "tenant", "region", "model_version")
 """What a silence may match."""
 WARM_UP_WINDOWS = 200

@@ -386,7 +386,7 @@ def test_inspect_says_what_a_log_holds(call: Callable[..., tuple[int, str, str]]
         "not_json": 1,
         "not_an_object": 1,
     }
-    assert report["rejected"][0]["first_line"] in (2, 3)
+    assert report["rejected"][0]["first_line"] in (3, 4)
     fields = {row["field"]: row["missing_share"] for row in report["fields"]}
     assert fields["model"] == 0 and fields["endpoint"] == 0.5
     unused = {row["field"]: row["meant_as"] for row in report["unused_fields"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import unicodedata
 from datetime import UTC, datetime
 
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monitor.clock import rfc3339
+from monitor.logs import OncePerMinute
 from monitor.output import cell, clean, number, parse_duration_ms, parse_time, plain, print_json, print_rows
 
 NOW_MS = 1_772_409_600_000
@@ -84,3 +86,17 @@ def test_rows_in_a_pipe_are_tab_separated_and_nothing_is_said_on_stderr_only(
 def test_cells() -> None:
     assert [cell(v) for v in (True, False, None, "", 3, {"a": 1})] == ["yes", "no", "-", "-", "3", '{"a": 1}']
     assert plain({"x": (float("inf"), 1)}) == {"x": [None, 1]}
+
+
+def test_the_kafka_client_says_each_kind_of_thing_once_a_minute() -> None:
+    now_s = [0.0]
+    quiet = OncePerMinute(lambda: now_s[0])
+
+    def passes(name: str, message: str) -> bool:
+        return quiet.filter(logging.LogRecord(name, logging.ERROR, "", 0, message, (), None))
+
+    assert passes("kafka.net", "connection failed: %s") and passes("kafka.net", "bootstrap failed")
+    assert not passes("kafka.net", "connection failed: %s")
+    assert passes("kafkaesque", "x") and passes("kafkaesque", "x")
+    now_s[0] = 60.0
+    assert passes("kafka.net", "connection failed: %s")

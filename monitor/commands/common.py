@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import getpass
-import inspect
 import os
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +14,7 @@ import typer
 
 from monitor.clock import SystemClock
 from monitor.errors import ConfigError, InferwatchError
-from monitor.output import parse_time, print_rows
+from monitor.output import parse_time
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -148,35 +146,12 @@ def since_ms(since: str | None) -> int | None:
         raise typer.BadParameter(str(error), param_hint="--since") from None
 
 
-def _shared(
-    config: ConfigOption = None, database: DatabaseOption = None, as_json: JsonOption = False
-) -> None:
-    """The options of every command that prints rows."""
-
-
-def prints(
-    columns: Sequence[str], empty: str
-) -> Callable[[Callable[..., list[dict[str, Any]]]], Callable[..., None]]:
-    """A command out of a function of a database (and of options of its own) that returns rows.
-
-    `columns` stand in the table; `empty` is said when there are no rows, with the options filled in.
-    """
-
-    def decorate(read: Callable[..., list[dict[str, Any]]]) -> Callable[..., None]:
-        def command(config: Path | None, database: str | None, as_json: bool, **options: Any) -> None:
-            with looking(config, database) as source:
-                rows = read(source, **options)
-            print_rows(rows, columns, empty=empty.format(**options), as_json=as_json)
-
-        functools.update_wrapper(command, read)
-        own = list(inspect.signature(read, eval_str=True).parameters.values())[1:]
-        shared = inspect.signature(_shared, eval_str=True).parameters.values()
-        both = [each.replace(kind=each.KEYWORD_ONLY) for each in (*own, *shared)]
-        command.__signature__ = inspect.Signature(both)  # type: ignore[attr-defined]
-        command.__annotations__ = {each.name: each.annotation for each in both}
-        return command
-
-    return decorate
+def one_of(value: str | None, allowed: Iterable[str], option: str) -> None:
+    """A usage error unless `value` is left out or one of `allowed`."""
+    allowed = list(allowed)
+    if value is not None and value not in allowed:
+        *most, last = allowed
+        raise typer.BadParameter(f"use {', '.join(most)} or {last}", param_hint=option)
 
 
 def newer(rows: list[dict[str, Any]], column: str, since: str | None) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from monitor.commands.common import (
     load_settings,
     reading,
 )
+from monitor.errors import InferwatchError
 from monitor.output import complain, parse_time, print_json, print_rows, say
 
 if TYPE_CHECKING:
@@ -84,13 +85,15 @@ def evaluate_what_if(
 ) -> None:
     """What would have fired with other budgets, from stored scores; 7d counts back from the newest window."""
     from monitor import what_if
-    from storage import terminal
+    from storage import queries, terminal
     from storage.models import ModelRegistry
 
     if not budgets or not all(0 < budget <= 100 for budget in budgets):
         raise typer.BadParameter("name budgets above 0 and up to 100", param_hint="BUDGET")
     detection = load_settings(config, database).detection
     with reading(config, database) as engine:
+        if series is not None and not queries.series(engine, name=series, limit=1):
+            raise InferwatchError(f"no series {series!r}; `inferwatch series` shows them")
         registry = ModelRegistry(engine)
         levels = what_if.levels_of(registry.champion_artifact())
         newest = terminal.newest_window(engine)

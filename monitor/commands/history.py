@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from monitor.clock import SystemClock
-from monitor.commands.common import (
-    ByOption,
-    CommentOption,
-    ConfigOption,
-    DatabaseOption,
-    LimitOption,
-    SinceOption,
-    Source,
-    actor,
-    group,
-    prints,
-    reading,
-    since_ms,
-)
+from monitor.commands.common import LimitOption, SinceOption, Source, group, one_of, since_ms
+from monitor.commands.shapes import Actor, Engine, Rows, acts, prints
 from monitor.errors import InferwatchError
-from monitor.output import say
+from storage.names import DELIVERY_STATES, VERDICTS
 
 deliveries_app = group("What was sent, and what became of it.")
 
@@ -39,7 +26,6 @@ WINDOW_COLUMNS = (
     "is_anomalous",
     "revision",
 )
-Rows = list[dict[str, Any]]
 
 
 @prints(("window_start", "window_end", "status", "severity", "score", "series", "summary"), empty="no alerts")
@@ -57,7 +43,7 @@ def alerts(
     return queries.alerts(source, series=series, since_ms=since_ms(since), limit=limit)
 
 
-@prints(WINDOW_COLUMNS, empty="no windows of {series}")
+@prints(WINDOW_COLUMNS, empty="no windows of {series}; `inferwatch series` shows what there is")
 def windows(
     source: Source,
     series: Annotated[str, typer.Argument(metavar="SERIES", help="a name that `inferwatch series` shows")],
@@ -101,6 +87,7 @@ def deployments(
     limit: LimitOption = 100,
 ) -> Rows:
     """New model versions, newest first, and how each compares with the one it replaces."""
+    one_of(verdict, VERDICTS, "--verdict")
     from storage import queries
 
     return queries.deployments(source, series=series, since_ms=since_ms(since), verdict=verdict, limit=limit)
@@ -120,23 +107,23 @@ def list_deliveries(
     limit: LimitOption = 100,
 ) -> Rows:
     """Notifications, newest first."""
+    one_of(status, DELIVERY_STATES, "--status")
     from storage import queries
 
     return queries.deliveries(source, status=status, since_ms=since_ms(since), limit=limit)
 
 
 @deliveries_app.command("retry")
+@acts
 def retry_delivery(
-    delivery_id: Annotated[str, typer.Argument(metavar="DELIVERY")],
-    by: ByOption = None,
-    comment: CommentOption = "",
-    config: ConfigOption = None,
-    database: DatabaseOption = None,
-) -> None:
+    engine: Engine, person: Actor, delivery_id: Annotated[str, typer.Argument(metavar="DELIVERY")]
+) -> str:
     """Send a notification that was given up once more, under the same id; the running daemon sends it."""
     from storage.outbox import Outbox
 
-    with reading(config, database) as engine:
-        if not Outbox(engine).retry(delivery_id, SystemClock().now_ms(), actor(by, comment)):
-            raise InferwatchError(f"no notification {delivery_id} that was given up")
-    say(f"{delivery_id} will be sent again")
+    if not Outbox(engine).retry(delivery_id, person.now_ms, person):
+        raise InferwatchError(
+            f"no notification {delivery_id} that was given up; "
+            "`inferwatch deliveries list --status dead` shows them"
+        )
+    return f"{delivery_id} will be sent again"

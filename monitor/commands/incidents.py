@@ -20,6 +20,7 @@ from monitor.commands.common import (
     group,
     load_settings,
     looking,
+    one_of,
     reading,
     since_ms,
     who,
@@ -77,8 +78,7 @@ def list_incidents(
     as_json: JsonOption = False,
 ) -> None:
     """Incidents, newest first."""
-    if status not in (None, "open", "acknowledged", "resolved"):
-        raise typer.BadParameter("use open, acknowledged or resolved", param_hint="--status")
+    one_of(status, ("open", "acknowledged", "resolved"), "--status")
     from storage import queries
 
     with looking(config, database) as engine:
@@ -253,6 +253,8 @@ def label(
     as_json: JsonOption = False,
 ) -> None:
     """Say what an incident was; true_positive and false_positive reach the next training."""
+    if not label.strip():
+        raise typer.BadParameter("must say something", param_hint="LABEL")
     _change(
         incident,
         config,

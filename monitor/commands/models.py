@@ -8,20 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from monitor.commands.common import (
-    ByOption,
-    CommentOption,
     ConfigOption,
     DatabaseOption,
     JsonOption,
     SinceOption,
     Source,
-    actor,
     group,
     looking,
     newer,
-    prints,
-    reading,
 )
+from monitor.commands.shapes import Actor, Engine, Rows, acts, prints
 from monitor.errors import InferwatchError
 from monitor.output import number, print_fields, print_json, say
 
@@ -29,7 +25,6 @@ models_app = group("Trained models.")
 CHART_WIDTH = 60
 DETAILS = ("version", "detector", "trained_at", "status", "reason", "sha256")
 VersionArgument = Annotated[str, typer.Argument(metavar="VERSION")]
-Rows = list[dict[str, Any]]
 
 
 def unknown(version: str) -> InferwatchError:
@@ -105,54 +100,36 @@ def list_drift(source: Source, since: SinceOption = None) -> Rows:
 
 
 @models_app.command("promote")
-def promote_model(
-    version: VersionArgument,
-    by: ByOption = None,
-    comment: CommentOption = "",
-    config: ConfigOption = None,
-    database: DatabaseOption = None,
-) -> None:
+@acts
+def promote_model(engine: Engine, person: Actor, version: VersionArgument) -> str:
     """Put a stored version in force."""
     from storage.models import ModelRegistry
 
-    with reading(config, database) as engine:
-        if not ModelRegistry(engine).promote(version, actor(by, comment)):
-            raise unknown(version)
-    say(f"{version} is the champion")
+    if not ModelRegistry(engine).promote(version, person):
+        raise unknown(version)
+    return f"{version} is the champion"
 
 
 @models_app.command("refuse")
-def refuse_model(
-    version: VersionArgument,
-    by: ByOption = None,
-    comment: CommentOption = "",
-    config: ConfigOption = None,
-    database: DatabaseOption = None,
-) -> None:
+@acts
+def refuse_model(engine: Engine, person: Actor, version: VersionArgument) -> str:
     """Mark a version that is not in force as refused, with why."""
     from storage import queries
     from storage.models import ModelRegistry
 
-    with reading(config, database) as engine:
-        person = actor(by, comment)
-        reason = comment or f"refused by {person.name}"
-        if not ModelRegistry(engine).refuse(version, reason, person):
-            if not queries.models(engine, version=version):
-                raise unknown(version)
-            raise InferwatchError(f"{version} is in force; `inferwatch models rollback` takes it back")
-    say(f"{version} is refused")
+    reason = person.reason or f"refused by {person.name}"
+    if not ModelRegistry(engine).refuse(version, reason, person):
+        if not queries.models(engine, version=version):
+            raise unknown(version)
+        raise InferwatchError(f"{version} is in force; `inferwatch models rollback` takes it back")
+    return f"{version} is refused"
 
 
 @models_app.command("rollback")
-def rollback_model(
-    by: ByOption = None,
-    comment: CommentOption = "",
-    config: ConfigOption = None,
-    database: DatabaseOption = None,
-) -> None:
+@acts
+def rollback_model(engine: Engine, person: Actor) -> str:
     """Take the champion back; the one before is in force again."""
     from storage.models import ModelRegistry
 
-    with reading(config, database) as engine:
-        version = ModelRegistry(engine).rollback(actor(by, comment))
-    say(f"{version or 'the model that ships with the package'} is in force again")
+    version = ModelRegistry(engine).rollback(person)
+    return f"{version or 'the model that ships with the package'} is in force again"

@@ -41,7 +41,8 @@ def notify_test(
         "timestamp": rfc3339(now_ms),
         "data": {"title": "A test message", "summary": "A test message of Inferwatch; nothing is wrong."},
     }
-    sender = make_channels(settings, clock)[channel]
+    alone = settings.model_copy(update={"channels": {channel: settings.channels[channel]}})
+    sender = make_channels(alone, clock)[channel]  # what is wrong with the others is not asked
     outcome = sender.send(
         ClaimedDelivery(
             delivery_id=str(uuid.uuid4()),
@@ -87,3 +88,6 @@ def webhook_listen(
         serve(host, port, secret)
     except ValueError as error:
         raise ConfigError("--secret-env", secret_env, str(error)) from None
+    except OSError as error:
+        where = f"cannot listen at {host}:{port}: {error.strerror or error}"
+        raise InferwatchError(f"{where}; choose another --host or --port") from None

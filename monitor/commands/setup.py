@@ -11,6 +11,7 @@ import typer
 
 from monitor.clock import SystemClock
 from monitor.commands.common import ConfigOption, DatabaseOption, JsonOption, group, load_settings
+from monitor.errors import InferwatchError
 from monitor.output import complain, print_json, print_rows, say
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ def doctor(config: ConfigOption = None, database: DatabaseOption = None, as_json
     from monitor.doctor import check_settings, check_world
 
     settings = load_settings(config, database)
-    checks = [*check_settings(settings, os.environ), *check_world(settings)]
+    checks = check_settings(settings, os.environ)
+    checks += check_world(settings, wrong={check.name for check in checks if not check.ok})
     _print_checks(checks, as_json)
     if not all(check.ok for check in checks):
         raise typer.Exit(1)
@@ -131,12 +133,12 @@ def inspect(
 
 def _print_report(report: dict[str, Any]) -> None:
     rejected = sum(row["messages"] for row in report["rejected"])
-    say(f"{', '.join(report['files'])}: {report['messages']:,} messages in {report['format']} format")
+    say(f"{', '.join(report['files'])}: {report['messages']:,} messages")
     say(f"{report['records']:,} records, {rejected:,} rejected, {report['out_of_order']:,} out of time order")
     if report["first"] is not None:
         say(f"from {report['first']} to {report['last']} ({report['span_s'] / 3600:.1f} h)")
     sections = (
-        ("rejected", ("reason", "messages", "first_line", "sample")),
+        ("rejected", ("reason", "messages", "first_line", "why", "sample")),
         ("fields", ("field", "records", "missing_share")),
         ("unused_fields", ("field", "records", "meant_as")),
         ("series", ("series", "records")),
@@ -144,26 +146,38 @@ def _print_report(report: dict[str, Any]) -> None:
     for key, columns in sections:
         if report[key]:
             more = f" (the largest of {report['series_count']:,})" if key == "series" else ""
+            more = " (letters of samples are shown as a, digits as 9)" if key == "rejected" else more
             say(f"\n{key.replace('_', ' ')}{more}")
             print_rows(report[key], columns, empty="")
-    if report["absent_fields"]:
+    if report["records"] and report["absent_fields"]:
         say(f"\nnowhere present: {', '.join(report['absent_fields'])}")
+    say()
     for line in report["advice"]:
         say(f"* {line}")
-    say(f"\nA configuration for this log:\n\n{report['config']}")
+    if report["convert"] is not None:
+        assumed = "".join(f"\n(taken for granted: {text})" for text in report["convert"]["assumed"])
+        say("\nRecords of this log, if its fields are what their names say:\n")
+        say(f"{report['convert']['command']}{assumed}")
+    if report["config"] is not None:
+        say(f"\nA configuration for this log:\n\n{report['config']}")
 
 
 @db_app.command("upgrade")
 def db_upgrade(config: ConfigOption = None, database: DatabaseOption = None) -> None:
     """Create the tables, or bring them to this version."""
+    from sqlalchemy.exc import OperationalError
+
     from storage.engine import connect, upgrade
 
     settings = load_settings(config, database)
+    from monitor.doctor import redact_url
+
+    shown = redact_url(settings.database.url)
     engine = connect(settings.database.url)
     try:
         upgrade(engine)
+    except OperationalError as error:
+        raise InferwatchError(f"{shown}: {str(error.orig).splitlines()[0]}") from None
     finally:
         engine.dispose()
-    from monitor.doctor import redact_url
-
-    say(f"{redact_url(settings.database.url)} is up to date")
+    say(f"{shown} is up to date")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -15,13 +15,12 @@ from monitor.commands.common import (
     JsonOption,
     SinceOption,
     Source,
-    actor,
     group,
     newer,
-    prints,
     reading,
     who,
 )
+from monitor.commands.shapes import Actor, Engine, Rows, acts, prints
 from monitor.errors import InferwatchError
 from monitor.output import parse_duration_ms, parse_time, print_json, say
 from storage.names import SILENCE_FIELDS
@@ -31,7 +30,7 @@ silences_app = group("Keep notifications quiet for a while.")
 
 @silences_app.command("list")
 @prints(("silence_id", "starts_at", "ends_at", "matchers", "created_by", "comment"), empty="no silences")
-def list_silences(source: Source, since: SinceOption = None) -> list[dict[str, Any]]:
+def list_silences(source: Source, since: SinceOption = None) -> Rows:
     """Silences, the newest first; with --since those that had not ended by then."""
     from storage import queries
 
@@ -64,6 +63,8 @@ def add_silence(
         ends_at_ms = starts_at_ms + parse_duration_ms(length)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+    if ends_at_ms <= starts_at_ms:
+        raise typer.BadParameter("must be longer than nothing", param_hint="--for")
     with reading(config, database) as engine:
         silence = People(engine).silence(
             wanted,
@@ -88,17 +89,15 @@ def parse_matcher(text: str) -> tuple[str, str]:
 
 
 @silences_app.command("remove")
+@acts
 def remove_silence(
-    silence_id: Annotated[str, typer.Argument(metavar="SILENCE")],
-    by: ByOption = None,
-    comment: CommentOption = "",
-    config: ConfigOption = None,
-    database: DatabaseOption = None,
-) -> None:
+    engine: Engine, person: Actor, silence_id: Annotated[str, typer.Argument(metavar="SILENCE")]
+) -> str:
     """End a silence now; it stays in the list."""
     from storage.people import People
 
-    with reading(config, database) as engine:
-        if not People(engine).end_silence(silence_id, SystemClock().now_ms(), actor(by, comment)):
-            raise InferwatchError(f"no silence {silence_id} that still lasts")
-    say(f"{silence_id} has ended")
+    if not People(engine).end_silence(silence_id, person.now_ms, person):
+        raise InferwatchError(
+            f"no silence {silence_id} that still lasts; `inferwatch silences list` shows them"
+        )
+    return f"{silence_id} has ended"

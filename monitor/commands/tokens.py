@@ -13,8 +13,10 @@ from monitor.commands.common import (
     JsonOption,
     actor,
     group,
+    one_of,
     reading,
 )
+from monitor.commands.shapes import Actor, Engine, acts
 from monitor.errors import InferwatchError
 from monitor.output import complain, print_json, print_rows, say
 
@@ -31,8 +33,7 @@ def create_token(
     as_json: JsonOption = False,
 ) -> None:
     """Make a token and print it, this once: only a hash of it is kept."""
-    if scope not in ("read", "write"):
-        raise typer.BadParameter("use read or write", param_hint="--scope")
+    one_of(scope, ("read", "write"), "--scope")
     from storage.names import TokenExists
     from storage.tokens import Tokens
 
@@ -74,16 +75,11 @@ def list_tokens(
 
 
 @tokens_app.command("revoke")
-def revoke_token(
-    name: Annotated[str, typer.Argument(metavar="NAME")],
-    by: ByOption = None,
-    config: ConfigOption = None,
-    database: DatabaseOption = None,
-) -> None:
+@acts
+def revoke_token(engine: Engine, person: Actor, name: Annotated[str, typer.Argument(metavar="NAME")]) -> str:
     """End a token and every browser session opened with it."""
     from storage.tokens import Tokens
 
-    with reading(config, database) as engine:
-        if not Tokens(engine).revoke(name, actor(by)):
-            raise InferwatchError(f"no token {name}; `inferwatch tokens list` shows them")
-    say(f"{name} is revoked")
+    if not Tokens(engine).revoke(name, person):
+        raise InferwatchError(f"no token {name}; `inferwatch tokens list` shows them")
+    return f"{name} is revoked"

@@ -12,7 +12,8 @@ import typer
 from monitor import logs
 from monitor.clock import rfc3339
 from monitor.commands.common import ConfigOption, DatabaseOption, JsonOption, load_settings, reading
-from monitor.output import print_json, print_json_line, say
+from monitor.log_shapes import require_files
+from monitor.output import complain, print_json, print_json_line, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,10 +40,11 @@ def demo(
 
 def run(config: ConfigOption = None, database: DatabaseOption = None) -> None:
     """Run the daemon until SIGTERM or SIGINT."""
+    settings = load_settings(config, database)
     from monitor.daemon import run as run_daemon
 
     logs.configure("info")
-    code = run_daemon(load_settings(config, database))
+    code = run_daemon(settings)
     sys.stderr.flush()
     os._exit(code)  # all is closed; taking the interpreter apart would cost seconds on a busy machine
 
@@ -59,16 +61,17 @@ def replay(
 ) -> None:
     """Run recorded logs through the full pipeline; the last line is a summary as one JSON object."""
     factor = parse_speed(speed)
+    require_files(files)
+    settings = load_settings(config, database)
     from monitor.replay import replay as run_replay
 
     logs.configure("warning")
     show = _progress_bar() if sys.stderr.isatty() and not as_json else None
-    summary = run_replay(
-        load_settings(config, database), files, speed=factor, deliver=deliver, on_progress=show
-    )
+    summary = run_replay(settings, files, speed=factor, deliver=deliver, on_progress=show)
     if not as_json:
         _say_summary(summary)
     print_json_line(summary.as_json())
+    _say_what_is_missing(summary, " ".join(map(str, files)))
 
 
 def parse_speed(text: str) -> float | None:
@@ -92,6 +95,14 @@ def _say_summary(summary: ReplaySummary) -> None:
         f"{summary.late:,} late) became {summary.windows:,} windows, {summary.alerts:,} alerts and "
         f"{summary.incidents:,} incidents"
     )
+
+
+def _say_what_is_missing(summary: ReplaySummary, files: str) -> None:
+    """On stderr, so that the last line stays the summary."""
+    if not summary.records:
+        complain(f"nothing new in {files}: no message, or all were replayed into this database before")
+    elif summary.rejected:
+        complain(f"{summary.rejected:,} messages were rejected; `inferwatch inspect {files}` says why")
 
 
 def _progress_bar() -> Callable[[ReplayProgress], None]:
@@ -137,9 +148,12 @@ def train(
         return
     if since is not None:
         raise typer.BadParameter("only --preview looks at a period", param_hint="--since")
+    settings = load_settings(config, database)
+    with reading(config, database):
+        pass  # it is there, with the tables of this version: a training makes none
     from monitor.jobs import train_now
 
-    result = train_now(load_settings(config, database))
+    result = train_now(settings)
     if as_json:
         print_json(result)
         return
