@@ -10,6 +10,7 @@
     python benchmarks/faults.py models [--files 500]     damaged model files
     python benchmarks/faults.py receiver [--down-s 600]  webhook receivers that misbehave, and kills between
                                                          sending and marking
+    python benchmarks/faults.py lag [--down-s 600]       does the reader of a log fall behind meanwhile?
 
 Exits 1 if a promise is broken. What needs a fleet or a broker is in benchmarks/chaos.py and restart.py; the
 flood of series in benchmarks/crowd.py.
@@ -306,9 +307,17 @@ def receiver(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
     )
 
 
+def lag(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
+    from benchmarks.chaos import log_lines
+    from benchmarks.receiver_lag import PER_S, receiver_lag
+
+    log = log_lines(folder, int(options.down_s * PER_S * 1.2), options.seed)
+    yield from receiver_lag(folder, log, down_s=options.down_s)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    sections = {f.__name__: f for f in (boundaries, disk, clock, fuzz, models, receiver)}
+    sections = {f.__name__: f for f in (boundaries, disk, clock, fuzz, models, receiver, lag)}
     parser.add_argument("section", choices=[*sections, "all"])
     parser.add_argument("--every", type=int, default=1, help="boundaries: try only every n-th statement")
     parser.add_argument("--records", type=int, default=1_000_000, help="fuzz: how many")
