@@ -436,10 +436,14 @@ def test_a_client_that_is_stuck_is_told_from_a_broker_that_is_away(
     source.start(partition, 0)
     monkeypatch.setattr(source._consumer, "end_offsets", unanswered)
     events: list[Event] = []
-    while Revoked(partition) not in events:
-        assert clock.at_ms < 1_200_000
-        clock.advance(20_000)
-        events += source.poll(0.1)
+    with capture_logs() as told:
+        while "source.rebuild" not in [line["event"] for line in told]:
+            assert clock.at_ms < 1_200_000
+            clock.advance(20_000)
+            events += source.poll(0.1)
+    source.start(partition, 0)  # by a caller that has not heard yet that the consumer is given up
+    events += until(source, lambda es: Revoked(partition) in es)
+    assert [line["event"] for line in told].count("source.rebuild") == 1
     if not any(isinstance(event, Assigned) for event in events):
         assert assigned(source) == partition
     source.start(partition, 0)

@@ -26,6 +26,7 @@ CONFIRMED_S = 5.0  # the end of a log, as the broker said it, counts for so long
 ASK_AGAIN_S = 2.0  # between two questions while there is no answer
 AWAY_S = 10.0  # without a word, and without an answer to a question: the broker is away
 STUCK_S = 60.0  # away for so long: does a fresh client get an answer?
+RETURN_S = 15.0  # that this client has to find brokers again that answer a fresh one
 ASK_TIMEOUT_MS = 1_000
 
 
@@ -36,12 +37,13 @@ class Contact:
         self.settings, self.clock = settings, clock
         self.away = False
         self._heard_s = self._asked_s = self._tried_s = clock.monotonic_s()
+        self._answers_since_s: float | None = None  # a fresh client, while this one gets no answer
         self._ends: dict[Partition, tuple[int, float]] = {}  # end of the log, and when the broker said so
 
     def heard(self) -> bool:
         """The broker has sent something; True when that ends an outage."""
         self._heard_s = self.clock.monotonic_s()
-        ended, self.away = self.away, False
+        ended, self.away, self._answers_since_s = self.away, False, None
         if ended:
             log.info("source.available")
         return ended
@@ -69,14 +71,20 @@ class Contact:
     def is_stuck(self, partitions: Iterable[Partition]) -> bool:
         """True where this client has had no answer for long, and a fresh one gets one."""
         now_s, one = self.clock.monotonic_s(), sorted(partitions)[:1]
-        if not self.away or not one or now_s - max(self._heard_s, self._tried_s) < STUCK_S:
+        if not self.away or not one:
+            return False
+        pause_s = STUCK_S if self._answers_since_s is None else RETURN_S
+        if now_s - max(self._heard_s, self._tried_s) < pause_s:
             return False
         self._tried_s = now_s
         try:
             end_of(client_options(self.settings), one[0], ASK_TIMEOUT_MS)
         except Exception:  # whatever it is, a new client would meet it too
+            self._answers_since_s = None
             return False
-        return True
+        if self._answers_since_s is None:
+            self._answers_since_s = now_s
+        return now_s - self._answers_since_s >= RETURN_S
 
     def ends(self, consumer: Any, partitions: Iterable[Partition]) -> dict[Partition, int | None]:
         """The ends of logs as of the last seconds; what the last fetch said may be old when a broker hangs.

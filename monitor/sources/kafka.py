@@ -168,6 +168,8 @@ class KafkaSource:
         tp = TopicPartition(*partition)
         owned.position, owned.from_configured_start = offset, False
         owned.moved_s = self.clock.monotonic_s()
+        if self._consumer is None:  # given up meanwhile; that it is revoked is on its way
+            return
         with contextlib.suppress(ValueError, AssertionError):  # revoked meanwhile; the event is on its way
             self._consumer.seek(tp, offset)
             if not owned.paused:
