@@ -26,6 +26,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -45,6 +46,7 @@ from tests.logs import BAD_LINES, START_MS, lines
 
 KEY = Partition("memory", 0)
 DAY_MS = 86_400_000
+FUZZED_MS = 3_600_000  # event time of the log that is mutated
 BROKER_RECORDS = 20_000  # of the fuzzed ones go through a broker too
 Row = tuple[str, str, bool]  # promise, count, kept
 
@@ -183,7 +185,7 @@ class Feed:
 def fuzzed(n: int, seed: int) -> Iterator[bytes | None]:
     """Valid records and everything that has ever broken a decoder or a database."""
     rng = random.Random(seed)
-    good = lines(services=3, minutes=60, per_minute=20, fault_at=None)
+    good = lines(services=3, minutes=FUZZED_MS // 60_000, per_minute=20, fault_at=None)
     odd = [bad for bad, _ in BAD_LINES]
     for i in range(n):
         line = good[i * len(good) // n]
@@ -224,13 +226,10 @@ def fuzz(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
         urls["PostgreSQL"] = services.create_database(servers[0].url)
     seen = {}
     for name, url in urls.items():
-        feed, batch = Feed(url, kit.ManualClock(START_MS + DAY_MS)), list[bytes | None]()
-        for message in fuzzed(options.records, options.seed):
-            batch.append(message)
-            if len(batch) == 5_000:
-                feed.add(batch)
-                batch = []
-        if batch:
+        feed, messages = Feed(url, kit.ManualClock(START_MS)), fuzzed(options.records, options.seed)
+        while batch := list(islice(messages, 5_000)):  # live: what points ahead of now is refused
+            produced_ms = FUZZED_MS * (feed.offset + len(batch)) // options.records
+            feed.clock.at_ms = max(feed.clock.at_ms, START_MS + produced_ms)
             feed.add(batch)
         feed.close()
         found = totals(url)
