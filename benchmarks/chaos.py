@@ -27,6 +27,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.outages import GROUP, Outages
 from monitor.simulate import SimulateOptions, simulate
 from tests import services
 from tests.audit import Promise, audit, wait_settled
@@ -103,22 +104,16 @@ def warm_up(folder: Path) -> None:
     subprocess.run(command("replay", str(log), "--database", database), check=True, stdout=subprocess.DEVNULL)
 
 
-def cut_off(fleet: Fleet, service: services.Service, name: str, down_s: float, *, hang: bool) -> None:
-    """The broker or the database is killed, or hangs, for a while."""
-    fleet.faults[f"{name} {'hanging' if hang else 'down'} for {down_s:g} s"] += 1
-    (service.pause if hang else service.kill)()
-    time.sleep(down_s)
-    if hang:
-        service.unpause()
-    else:
-        service.start()
-
-
 def plan(
-    options: argparse.Namespace, fleet: Fleet, broker: services.Broker, postgres: services.Postgres
+    options: argparse.Namespace,
+    fleet: Fleet,
+    broker: services.Broker,
+    postgres: services.Postgres,
+    topic: str,
+    outages: Outages,
 ) -> list[tuple[str, Callable[[], None]]]:
-    broker_away = partial(cut_off, fleet, broker, "broker")
-    database_away = partial(cut_off, fleet, postgres, "PostgreSQL")
+    broker_away = partial(outages.broker, fleet, broker, topic)
+    database_away = partial(outages.database, fleet, broker, postgres)
     stops = 0 if options.sqlite else options.database_stops
     kinds: list[tuple[str, Callable[[], None], int]] = [
         ("kill", fleet.kill, options.kills),
@@ -166,16 +161,16 @@ def chaos(options: argparse.Namespace, folder: Path) -> int:
     with hook() as received, hook() as oracle_received:
         common = {"bootstrap": broker.bootstrap, "topic": topic}
         config = write_config(
-            folder / "fleet.toml", **common, group="fleet", database=disturbed, webhook=received.url
+            folder / "fleet.toml", **common, group=GROUP, database=disturbed, webhook=received.url
         )
         size = 1 if options.sqlite else DAEMONS
         forks = Forks() if options.forked else None
         fleet = Fleet(folder, config, disturbed, random.Random(options.seed), size, forks)
-        started_s = time.monotonic()
+        started_s, outages = time.monotonic(), Outages()
         try:
             for _ in range(size):
                 fleet.add()
-            faults = plan(options, fleet, broker, postgres)
+            faults = plan(options, fleet, broker, postgres, topic, outages)
             trickle = Trickle(broker.bootstrap, topic, messages, len(faults))
             trickle.start()
             read = run_faults(fleet, trickle, faults)
@@ -209,7 +204,7 @@ def chaos(options: argparse.Namespace, folder: Path) -> int:
         f"\n{len(messages):,} messages, {PARTITIONS} partitions, daemons: {size} over "
         f"{'SQLite' if options.sqlite else 'PostgreSQL'}, {took_s:.0f} s, seed {options.seed}"
     )
-    return report(fleet, promises)
+    return report(fleet, promises + outages.promises())
 
 
 def report(fleet: Fleet, promises: list[Promise]) -> int:

@@ -10,6 +10,7 @@
     python benchmarks/faults.py models [--files 500]     damaged model files
     python benchmarks/faults.py receiver [--down-s 600]  webhook receivers that misbehave, and kills between
                                                          sending and marking
+    python benchmarks/faults.py lag [--down-s 600]       does the reader of a log fall behind meanwhile?
 
 Exits 1 if a promise is broken. What needs a fleet or a broker is in benchmarks/chaos.py and restart.py; the
 flood of series in benchmarks/crowd.py.
@@ -25,6 +26,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -44,6 +46,7 @@ from tests.logs import BAD_LINES, START_MS, lines
 
 KEY = Partition("memory", 0)
 DAY_MS = 86_400_000
+FUZZED_MS = 3_600_000  # event time of the log that is mutated
 BROKER_RECORDS = 20_000  # of the fuzzed ones go through a broker too
 Row = tuple[str, str, bool]  # promise, count, kept
 
@@ -182,7 +185,7 @@ class Feed:
 def fuzzed(n: int, seed: int) -> Iterator[bytes | None]:
     """Valid records and everything that has ever broken a decoder or a database."""
     rng = random.Random(seed)
-    good = lines(services=3, minutes=60, per_minute=20, fault_at=None)
+    good = lines(services=3, minutes=FUZZED_MS // 60_000, per_minute=20, fault_at=None)
     odd = [bad for bad, _ in BAD_LINES]
     for i in range(n):
         line = good[i * len(good) // n]
@@ -223,13 +226,10 @@ def fuzz(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
         urls["PostgreSQL"] = services.create_database(servers[0].url)
     seen = {}
     for name, url in urls.items():
-        feed, batch = Feed(url, kit.ManualClock(START_MS + DAY_MS)), list[bytes | None]()
-        for message in fuzzed(options.records, options.seed):
-            batch.append(message)
-            if len(batch) == 5_000:
-                feed.add(batch)
-                batch = []
-        if batch:
+        feed, messages = Feed(url, kit.ManualClock(START_MS)), fuzzed(options.records, options.seed)
+        while batch := list(islice(messages, 5_000)):  # live: what points ahead of now is refused
+            produced_ms = FUZZED_MS * (feed.offset + len(batch)) // options.records
+            feed.clock.at_ms = max(feed.clock.at_ms, START_MS + produced_ms)
             feed.add(batch)
         feed.close()
         found = totals(url)
@@ -306,9 +306,17 @@ def receiver(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
     )
 
 
+def lag(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
+    from benchmarks.chaos import log_lines
+    from benchmarks.receiver_lag import PER_S, receiver_lag
+
+    log = log_lines(folder, int(options.down_s * PER_S * 1.2), options.seed)
+    yield from receiver_lag(folder, log, down_s=options.down_s)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    sections = {f.__name__: f for f in (boundaries, disk, clock, fuzz, models, receiver)}
+    sections = {f.__name__: f for f in (boundaries, disk, clock, fuzz, models, receiver, lag)}
     parser.add_argument("section", choices=[*sections, "all"])
     parser.add_argument("--every", type=int, default=1, help="boundaries: try only every n-th statement")
     parser.add_argument("--records", type=int, default=1_000_000, help="fuzz: how many")

@@ -13,6 +13,7 @@ from monitor.models import Models
 from monitor.partition import Draft, OwnedPartition
 from monitor.rollouts import Rollouts
 from monitor.sources.base import Assigned, Partition, Source
+from monitor.stalls import Silence, stall_alert
 from monitor.windows import PartitionWindows, SeriesInfo
 from storage.drift import stored_windows
 from storage.facts import Facts
@@ -135,8 +136,13 @@ def load_partition(settings: Settings, parts: Parts, assigned: Assigned, claim: 
         committed_at_s=now_s,
         read_at_s=now_s,
         told_at_s=now_s,
+        silence=Silence(now_s),
         untold_suffix=suffix if suffix and not parts.ledger.has_alert(apart_id(key)) else "",
     )
+    if claim.next_offset is not None and claim.watermark_ms is not None:
+        alert = stall_alert(key, claim.next_offset, claim.watermark_ms)
+        if parts.ledger.has_alert(alert.alert_id, status="firing"):
+            owned.stall, owned.silence.stalled = alert, True
     return owned
 
 

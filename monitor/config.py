@@ -53,6 +53,11 @@ class SourceSettings(_Section):
         description="seconds without a turn of the reading loop after which the daemon calls itself stuck; "
         "after twice as long it ends with exit code 75, to be started again",
     )
+    stalled_after_s: Annotated[float, Field(ge=1)] = Field(
+        300.0,
+        description="seconds without a message from a partition that is not read to its end, or whose end no "
+        "broker tells, after which it is an incident and holds the incidents of others back no longer",
+    )
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT", description="how to talk to the brokers"
     )

@@ -177,9 +177,11 @@ def health(pipeline: Pipeline, watchdog: Watchdog) -> dict[str, object]:
                 "series": len(p.states),
                 "end_offset": pipeline.ends.get(p.key),
                 "waiting_for_model": p.at_gate,
+                "stalled": p.silence.stalled,
             }
             for p in list(pipeline.owned.values())
         },
+        "stalled": [str(p.key) for p in list(pipeline.owned.values()) if p.silence.stalled],
         "unclaimed": [str(key) for key in list(pipeline.unclaimed.assigned)],
         "database_reachable": not pipeline.blocked,
         "stuck": watchdog.stalled,

@@ -8,6 +8,7 @@ from typing import Any
 
 from detectors.types import METRIC_PREFIX, Contribution
 from monitor.clock import rfc3339
+from monitor.inhibition import SOURCE_PREFIX
 from monitor.windows import Slice
 
 _WORDS: dict[str, tuple[str, str]] = {
@@ -140,8 +141,13 @@ def _first_part(series: str, c: Contribution) -> str:
 
 
 def title(top_features: Sequence[dict[str, Any]], series: Sequence[str], model: str) -> str:
-    """The headline of an incident: "High p95 latency on m-large/app-3", or "... on 3 series of m-large"."""
+    """The headline of an incident: "High p95 latency on m-large/app-3", or "... on 3 series of m-large".
+
+    What befell partitions of the source is "Trouble reading logs/3"."""
     place = series[0] if len(series) == 1 else f"{len(series)} series of {model}"
+    if not top_features and all(name.startswith(SOURCE_PREFIX) for name in series):
+        partition = series[0].removeprefix(SOURCE_PREFIX)
+        return f"Trouble reading {partition if len(series) == 1 else f'{len(series)} partitions'}"
     if not top_features:
         return f"Unusual behaviour on {place}"
     top = top_features[0]

@@ -75,8 +75,19 @@ def _alert_id(key: str, series: str) -> str:
 def _fact(
     partition: Partition, key: str, at_ms: int, *, severity: str, rarity: str, reason: str, summary: str
 ) -> list[AlertTransition]:
+    alert = standing_alert(
+        partition, key, at_ms, severity=severity, rarity=rarity, reason=reason, summary=summary
+    )
+    ended = dataclasses.replace(alert, status="resolved", resolved_at_ms=at_ms)
+    return [AlertTransition(at_ms, "fired", alert), AlertTransition(at_ms, "resolved", ended)]
+
+
+def standing_alert(
+    partition: Partition, key: str, at_ms: int, *, severity: str, rarity: str, reason: str, summary: str
+) -> AlertRow:
+    """An alert about a partition that fires at event time `at_ms`; its id is made of `key`."""
     series = f"source:{partition}"
-    alert = AlertRow(
+    return AlertRow(
         alert_id=_alert_id(key, series),
         series=series,
         model="",
@@ -97,5 +108,3 @@ def _fact(
         exemplars=[],
         model_versions=[],
     )
-    ended = dataclasses.replace(alert, status="resolved", resolved_at_ms=at_ms)
-    return [AlertTransition(at_ms, "fired", alert), AlertTransition(at_ms, "resolved", ended)]

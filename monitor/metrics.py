@@ -70,6 +70,11 @@ DRIFT_CHECKS = Counter(
     ["reason"],
     registry=REGISTRY,
 )
+STALLED = Gauge(
+    "inferwatch_source_stalled_partitions",
+    "Partitions of this process from which nothing comes although they are not read to their end",
+    registry=REGISTRY,
+)
 STALLS = Counter("inferwatch_stalls", "Times the reading loop did not turn for too long", registry=REGISTRY)
 HEARTBEAT = Gauge(
     "inferwatch_heartbeat_timestamp_seconds", "Wall time of the newest heartbeat", registry=REGISTRY

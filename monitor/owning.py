@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from detectors.base import Scorer
-from monitor import metrics
+from monitor import metrics, stalls
 from monitor.claims import APART, Parts, Waiting, load_partition
 from monitor.config import Settings
 from monitor.errors import SourceError
@@ -30,7 +30,11 @@ log = structlog.get_logger()
 RETRY_FIRST_S, RETRY_MAX_S = 0.5, 10.0
 TELL_S = 5.0  # between words to the ledger about a partition that commits nothing
 QUIET_S = 10.0  # a fully read partition without records for this long holds no incident back
-MAX_HOLD_S = 300.0  # one that lags and cannot go on (a broker that is away) holds them back no longer
+
+
+def is_file(key: Partition) -> bool:
+    """Files and standard input: pieces of one log rather than logs, and they wait for whoever writes them."""
+    return key.topic.startswith("file:")
 
 
 @dataclass(slots=True, eq=False)
@@ -42,6 +46,7 @@ class Owner:
     owned: dict[Partition, OwnedPartition] = field(default_factory=dict)
     unclaimed: Waiting = field(init=False)
     decoder: Decoder = field(init=False)
+    ends: dict[Partition, int | None] = field(default_factory=dict)  # of the log, as of the last seconds
     _retry_at_s: float = 0.0
     _retry_wait_s: float = RETRY_FIRST_S
     halted: bool = False  # set by a signal: stop at the next batch
@@ -102,6 +107,10 @@ class Owner:
         if p.untold_suffix and p.windows.watermark_ms is not None:
             p.draft.transitions += apart_alert(p.key, p.untold_suffix, p.windows.watermark_ms)
             p.untold_suffix = ""
+        if p.stall is not None and p.stall_is_over:
+            mark_ms = p.windows.watermark_ms
+            p.draft.transitions.append(stalls.ends(p.stall, 0 if mark_ms is None else mark_ms))
+            p.stall = None
         try:
             with metrics.COMMIT_SECONDS.time(), self._database():
                 self.parts.ledger.commit(p.take_draft(self.parts.clock.now_ms()))
@@ -216,29 +225,42 @@ class Owner:
         place = (p.key.topic, p.key.partition, p.claim.epoch)
         waiting = bool(p.inbox) or p.dirty or p.at_gate or now_s - p.read_at_s < QUIET_S
         with self._database():
-            if not waiting and self._fully_read(p):
+            if p.silence.stalled or (not waiting and self._fully_read(p)):
                 if not p.resting:
                     self.parts.ledger.finish(*place, self.parts.clock.now_ms())
                     self.parts.on_committed()
                     p.resting = True
-            elif now_s - p.committed_at_s < MAX_HOLD_S:
+            elif now_s - p.committed_at_s < self.settings.source.stalled_after_s:
                 self.parts.ledger.touch(*place, self.parts.clock.now_ms())
 
     def _fully_read(self, p: OwnedPartition) -> bool:
-        progress = self.parts.source.progress().get(p.key)
-        return (
-            progress is not None
-            and not progress.paused
-            and progress.end is not None
-            and progress.position >= progress.end
-        )
+        return stalls.is_fully_read(self.parts.source.progress().get(p.key))
+
+    def _look_for_stalls(self) -> None:
+        """Said in the log, in the metrics and, where event time has begun, as an alert."""
+        now_s, progress = self.parts.clock.monotonic_s(), self.parts.source.progress()
+        self.ends = {key: found.end for key, found in progress.items()}
+        for p in list(self.owned.values()):
+            known, before = progress.get(p.key), p.silence.stalled
+            busy = p.ended or p.source_paused or p.at_gate or bool(p.inbox) or is_file(p.key)
+            after_s = self.settings.source.stalled_after_s
+            stalled = p.silence.look(known, now_s, read_at_s=p.read_at_s, busy=busy, timeout_s=after_s)
+            if stalled and not before:
+                end = None if known is None else known.end
+                log.error("source_stalled", partition=str(p.key), next_offset=p.next_offset, end_offset=end)
+                if p.stall is None and p.next_offset is not None and p.windows.watermark_ms is not None:
+                    p.stall = stalls.stall_alert(p.key, p.next_offset, p.windows.watermark_ms)
+                    p.draft.transitions.append(stalls.begins(p.stall))
+            elif before and not stalled:
+                log.info("source_moves_again", partition=str(p.key), next_offset=p.next_offset)
+        metrics.STALLED.set(sum(p.silence.stalled for p in self.owned.values()))
 
     def _keep_apart(self, p: OwnedPartition, conflict: SeriesConflict) -> None:
         """A series of this partition lives in another one too: from now on it has a name of its own here.
 
         Raises SourceError for files, which are pieces of one log more often than logs of their own.
         """
-        if p.key.topic.startswith("file:"):
+        if is_file(p.key):
             raise SourceError(f"{p.key.topic}: {conflict}; pieces of one log: zcat -f FILES | ... replay -")
         log.error("series_in_two_partitions", partition=str(p.key), error=str(conflict))
         metrics.SOURCE_ERRORS.labels("series_in_two_partitions").inc()

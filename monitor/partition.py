@@ -17,8 +17,10 @@ from monitor.alerting import AlertState
 from monitor.records import RecordColumns, RejectedRecord
 from monitor.rollouts import Rollouts
 from monitor.sources.base import Assigned, Gap, Partition, RawBatch, Undecodable
+from monitor.stalls import Silence
 from monitor.windows import Added, PartitionWindows, SeriesInfo
 from storage.types import (
+    AlertRow,
     AlertTransition,
     Claim,
     Commit,
@@ -146,6 +148,8 @@ class OwnedPartition:
     committed_at_s: float  # monotonic
     inbox: deque[RawBatch | Decoded | Gap | Undecodable] = field(default_factory=deque)
     read_at_s: float = 0.0  # monotonic time of the newest message
+    silence: Silence = field(default_factory=lambda: Silence(0.0))
+    stall: AlertRow | None = None  # the alert that tells of it
     told_at_s: float = 0.0  # monotonic time when the ledger was last told whether this partition lags
     resting: bool = False  # the ledger knows that everything is read
     source_paused: bool = False
@@ -162,8 +166,15 @@ class OwnedPartition:
     @property
     def dirty(self) -> bool:
         return self.next_offset is not None and (
-            self.next_offset != self.committed_offset or bool(self.draft.windows or self.draft.transitions)
+            self.next_offset != self.committed_offset
+            or bool(self.draft.windows or self.draft.transitions)
+            or self.stall_is_over
         )
+
+    @property
+    def stall_is_over(self) -> bool:
+        """True until the end of the stall is drafted."""
+        return self.stall is not None and not self.silence.stalled
 
     @property
     def event_ms(self) -> int | None:

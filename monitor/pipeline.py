@@ -9,7 +9,7 @@ sends what lies in the outbox.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import structlog
 
@@ -23,7 +23,6 @@ from monitor.sources.base import (
     EndOfLog,
     Event,
     Gap,
-    Partition,
     RawBatch,
     Revoked,
     Undecodable,
@@ -57,7 +56,6 @@ class Pipeline(Owner):
 
     windows_closed: int = 0
     records_read: int = 0
-    ends: dict[Partition, int | None] = field(default_factory=dict)  # of the log, as of the last seconds
     _ends_at_s: float = float("-inf")
 
     # ---------------------------------------------------------------- the path
@@ -256,7 +254,7 @@ class Pipeline(Owner):
     def _observe(self) -> None:
         if self.parts.clock.monotonic_s() - self._ends_at_s >= TELL_S:
             self._ends_at_s = self.parts.clock.monotonic_s()
-            self.ends = {key: progress.end for key, progress in self.parts.source.progress().items()}
+            self._look_for_stalls()
         moving = [p for p in self.owned.values() if not p.resting and not self._done(p)]
         known = [p.event_ms for p in moving or self.owned.values() if p.event_ms is not None]
         self.parts.models.observe(known)
@@ -296,7 +294,7 @@ class Pipeline(Owner):
     def _let_idle_time_pass(self, p: OwnedPartition) -> None:
         """A partition that is fully read lets event time go on without records, so that silence shows."""
         mark, window = p.windows.watermark_ms, self.settings.window
-        idle_s = self.parts.clock.monotonic_s() - p.read_at_s
+        idle_s = self.parts.clock.monotonic_s() - max(p.read_at_s, p.silence.unsure_at_s)
         if mark is None or p.inbox or p.ended or idle_s < window.idle_timeout_s or p.next_offset is None:
             return
         if not self._fully_read(p):

@@ -286,10 +286,12 @@ class Ledger:
         with reading(self.engine) as connection:
             return connection.execute(statement).scalar()
 
-    def has_alert(self, alert_id: str) -> bool:
+    def has_alert(self, alert_id: str, status: str | None = None) -> bool:
+        wanted = ALERTS.c.alert_id == alert_id
+        if status is not None:
+            wanted &= ALERTS.c.status == status
         with reading(self.engine) as connection:
-            found = connection.execute(select(ALERTS.c.alert_id).where(ALERTS.c.alert_id == alert_id))
-            return found.first() is not None
+            return connection.execute(select(ALERTS.c.alert_id).where(wanted)).first() is not None
 
     def load_parked(self, topic: str, partition: int, names: list[str]) -> list[SeriesRow]:
         """Those of `names` that were parked in this partition, with their states."""

@@ -86,7 +86,10 @@ def site(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[Site]:
         services.drop_database(server, url)
 
 
-HEALTH: dict[str, Any] = {"partitions": {"logs/0": {"end_offset": 17}}, "database_reachable": True}
+HEALTH: dict[str, Any] = {
+    "partitions": {"logs/0": {"end_offset": 17, "stalled": True}},
+    "database_reachable": True,
+}
 
 
 def test_an_incident_is_acknowledged_labelled_noted_and_resolved(site: Site) -> None:
@@ -273,6 +276,7 @@ def test_single_things(site: Site) -> None:
     assert site.get("/api/v1/series/a%00b").status == 404
     (source,) = site.get("/api/v1/sources").json
     assert (source["next_offset"], source["end_offset"], source["lag"], source["rejected"]) == (10, 17, 7, 1)
+    assert source["stalled"] is True
     alert_id = site.get("/api/v1/alerts?status=resolved").json[0]["alert_id"]
     steps = site.get(f"/api/v1/alerts/{alert_id}").json["steps"]
     assert [step["kind"] for step in steps] == ["fired", "resolved"]

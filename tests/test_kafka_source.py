@@ -13,9 +13,13 @@ from pathlib import Path
 
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
+from kafka.errors import KafkaTimeoutError
+from structlog.testing import capture_logs
 
+from monitor.clock import ManualClock
 from monitor.errors import ConfigError, SourceError
-from monitor.sources.base import Assigned, Gap, Partition, RawBatch, Revoked, Undecodable
+from monitor.sources.base import Assigned, Event, Gap, Partition, RawBatch, Revoked, Undecodable
+from monitor.sources.kafka import KafkaSource
 from monitor.sources.opening import kafka_source
 from tests import services
 from tests.test_sources import MESSAGES, assigned, kafka_settings, messages, read, until
@@ -389,3 +393,64 @@ class Peak:
     def _watch(self) -> None:
         while not self._stop.wait(0.01):
             self.mb = max(self.mb, memory_mb())
+
+
+@pytest.mark.parametrize("reader", ["batches", "poll"])
+def test_a_broker_that_hangs_is_noticed_and_its_return_too(broker: services.Broker, reader: str) -> None:
+    """A poll that brings nothing says nothing; what the last fetch said of the log's end is old then."""
+    topic = services.create_topic(broker.bootstrap)
+    services.produce(broker.bootstrap, topic, MESSAGES)
+    clock = ManualClock(1_000_000)
+    source = KafkaSource(kafka_settings(broker.bootstrap, topic, reader=reader), clock)
+    partition = assigned(source)
+    source.start(partition, 0)
+    assert len(read(source, 200)) == 200
+    assert source.progress()[partition].end == 200
+    with capture_logs() as told:
+        broker.pause()
+        clock.advance(11_000)
+        source.poll(0.1)
+        assert source.progress()[partition].end is None
+        broker.unpause()
+        deadline = time.monotonic() + 30
+        while source.progress()[partition].end is None:
+            assert time.monotonic() < deadline
+            clock.advance(2_000)
+            source.poll(0.1)
+    names = [line["event"] for line in told]
+    assert [name for name in names if name in ("source.unavailable", "source.available")] == [
+        "source.unavailable",
+        "source.available",
+    ]
+    assert source.progress()[partition].end == 200
+    source.close()
+
+
+def test_a_client_that_is_stuck_is_told_from_a_broker_that_is_away(
+    broker: services.Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = services.create_topic(broker.bootstrap)
+    clock = ManualClock(1_000_000)
+    source = KafkaSource(kafka_settings(broker.bootstrap, topic), clock)
+    partition = assigned(source)
+    source.start(partition, 0)
+    monkeypatch.setattr(source._consumer, "end_offsets", unanswered)
+    events: list[Event] = []
+    with capture_logs() as told:
+        while "source.rebuild" not in [line["event"] for line in told]:
+            assert clock.at_ms < 1_200_000
+            clock.advance(20_000)
+            events += source.poll(0.1)
+    source.start(partition, 0)  # by a caller that has not heard yet that the consumer is given up
+    events += until(source, lambda es: Revoked(partition) in es)
+    assert [line["event"] for line in told].count("source.rebuild") == 1
+    if not any(isinstance(event, Assigned) for event in events):
+        assert assigned(source) == partition
+    source.start(partition, 0)
+    services.produce(broker.bootstrap, topic, [b"after"])
+    assert read(source, 1) == [(0, b"after")]
+    source.close()
+
+
+def unanswered(*_: object, **__: object) -> dict[object, int]:
+    raise KafkaTimeoutError("no answer")

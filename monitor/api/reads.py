@@ -317,12 +317,14 @@ def _operations(api: APIRouter, engine: Engine, health: Health, clock: Clock) ->
 
 
 def sources_with_lag(engine: Engine, health: Health) -> list[dict[str, Any]]:
-    """Rows of `queries.sources` with `end_offset` and `lag`, None where this process does not read it."""
+    """Rows of `queries.sources` with what only the process knows that reads them; None of others' ones."""
     shown = ("epoch", "topic_id", "leader_epoch", "close_offset")
     partitions = health().get("partitions") or {}
     found = []
     for row in queries.sources(engine):
-        end = partitions.get(f"{row['topic']}/{row['partition']}", {}).get("end_offset")
+        known = partitions.get(f"{row['topic']}/{row['partition']}", {})
+        end = known.get("end_offset")
         lag = None if end is None or row["next_offset"] is None else max(0, end - row["next_offset"])
-        found.append({**{k: v for k, v in row.items() if k not in shown}, "end_offset": end, "lag": lag})
+        told = {"end_offset": end, "lag": lag, "stalled": known.get("stalled")}
+        found.append({**{k: v for k, v in row.items() if k not in shown}, **told})
     return found

@@ -305,6 +305,9 @@ class Source(Reply):
     updated_at: Time
     end_offset: int | None = Field(description="end of the log, where this process reads the partition")
     lag: int | None = Field(description="records behind the end, where that is known")
+    stalled: bool | None = Field(
+        description="nothing comes from it though it is not read to its end; None where another process reads"
+    )
 
 
 class Rejected(Reply):

@@ -23,6 +23,7 @@ from monitor.config import SourceSettings
 from monitor.errors import SourceError
 from monitor.sources.base import Assigned, Event, Gap, Partition, Progress, RawBatch, Revoked, Undecodable
 from monitor.sources.batches import cut, row_of
+from monitor.sources.contact import Contact
 from monitor.sources.kafka_client import (
     await_partitions,
     client_options,
@@ -41,7 +42,6 @@ LOOKUP_TIMEOUT_MS = 2_000
 HOLE_S = 1.0  # a partition that lags and does not move for this long may stand before a hole in the offsets
 STALL_S = 60.0  # a partition that lags and does not move for this long gets a new consumer
 METADATA_TIMEOUT_S = 1.0
-CONFIRMED_S, CONFIRM_TIMEOUT_MS = 5.0, 1_000
 REFUSED = (
     kafka_errors.SaslAuthenticationFailedError,
     kafka_errors.AuthorizationError,
@@ -82,10 +82,7 @@ class KafkaSource:
         self._callbacks: deque[Event] = deque()  # filled on the IO thread
         self._owned: dict[Partition, _Owned] = {}
         self._unreadable: dict[Partition, list[Undecodable]] = {}
-        self._confirmed: dict[
-            Partition, tuple[int, float]
-        ] = {}  # end of the log, and when the broker said so
-        self._away = False
+        self._contact = Contact(settings, self.clock)
         self._closed = False
 
     def poll(self, timeout_s: float, max_records: int = 50_000) -> list[Event]:
@@ -100,7 +97,7 @@ class KafkaSource:
             left_s = max(0.0, deadline_s - self.clock.monotonic_s())
             keep_join_result(self._consumer)
             found = self._reader.read(self._consumer, left_s, max_records)
-            self._came_back()
+            self._listen(found)
         except kafka_errors.OffsetOutOfRangeError as error:
             self._seek_back()
             events += self._gaps(error)
@@ -124,6 +121,7 @@ class KafkaSource:
         self._reader.attach(consumer)
         consumer.subscribe(self.settings.topics, listener=Listener(consumer, self._callbacks))
         self._consumer = consumer
+        self._contact.heard()
         await_partitions(consumer, self.settings.topics, METADATA_TIMEOUT_S)
 
     def _drain_callbacks(self) -> list[Event]:
@@ -170,6 +168,8 @@ class KafkaSource:
         tp = TopicPartition(*partition)
         owned.position, owned.from_configured_start = offset, False
         owned.moved_s = self.clock.monotonic_s()
+        if self._consumer is None:  # given up meanwhile; that it is revoked is on its way
+            return
         with contextlib.suppress(ValueError, AssertionError):  # revoked meanwhile; the event is on its way
             self._consumer.seek(tp, offset)
             if not owned.paused:
@@ -258,7 +258,11 @@ class KafkaSource:
 
     def _watch(self) -> None:
         """A partition that lags and stands still: offsets without records, or a client that is stuck."""
-        if self._consumer is None or self._away:
+        if self._consumer is None:
+            return
+        if self._contact.away:
+            if self._contact.is_stuck(self._owned):
+                self._rebuild("the broker answers, but not to this client")
             return
         now_s = self.clock.monotonic_s()
         for partition, owned in self._owned.items():
@@ -294,17 +298,15 @@ class KafkaSource:
         return None if end is None else int(end)
 
     def _went_away(self, error: BaseException, deadline_s: float) -> None:
-        metrics.SOURCE_ERRORS.labels(kind="unavailable").inc()
+        self._contact.lost(error)
         self._seek_back()
-        if not self._away:
-            self._away = True
-            log.warning("source.unavailable", error=repr(error)[:500])
         threading.Event().wait(max(0.0, deadline_s - self.clock.monotonic_s()))
 
-    def _came_back(self) -> None:
-        if self._away:
-            self._away = False
-            log.info("source.available")
+    def _listen(self, found: list[RawBatch]) -> None:
+        """A poll that brings nothing says nothing about the broker: after a while it is asked."""
+        if self._contact.heard() if found else self._contact.ask_if_silent(self._consumer, self._owned):
+            for owned in self._owned.values():
+                owned.moved_s = self.clock.monotonic_s()
 
     def start(self, partition: Partition, offset: int | None) -> None:
         owned = self._owned.get(partition)
@@ -348,27 +350,8 @@ class KafkaSource:
         }
         ends = {partition: self._end(partition) for partition in reading}
         at_end = [p for p, end in ends.items() if end is not None and reading[p].position >= end]
-        ends.update(self._confirm(at_end))
+        ends.update(self._contact.ends(self._consumer, at_end))
         return {p: Progress(owned.position, ends[p], owned.paused) for p, owned in reading.items()}
-
-    def _confirm(self, partitions: list[Partition]) -> dict[Partition, int | None]:
-        """The ends of logs, asked of the broker; what the last fetch said may be old when it hangs."""
-        now_s = self.clock.monotonic_s()
-        unsure = [
-            p for p in partitions if now_s - self._confirmed.get(p, (0, -CONFIRMED_S))[1] >= CONFIRMED_S
-        ]
-        if unsure and self._consumer is not None and not self._away:
-            try:
-                wanted = [TopicPartition(*p) for p in unsure]
-                found = self._consumer.end_offsets(wanted, timeout_ms=CONFIRM_TIMEOUT_MS)
-            except Exception as error:
-                log.info("source.end_unknown", error=repr(error)[:300])
-                found = {}
-            self._confirmed.update({partition_of(tp): (int(end), now_s) for tp, end in found.items()})
-        fresh = {p: self._confirmed[p] for p in partitions if p in self._confirmed}
-        return {
-            p: fresh[p][0] if p in fresh and now_s - fresh[p][1] < CONFIRMED_S else None for p in partitions
-        }
 
     def close(self, timeout_s: float = 5.0) -> None:
         if not self._closed:

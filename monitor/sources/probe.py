@@ -35,7 +35,7 @@ def unreadable_range(
     failure = _failure(options, tp, position)
     if failure is None:
         return None
-    last = _end(options, tp)
+    last = end_of(options, partition)
     bad, step = position, 1
     while bad + step < last and _failure(options, tp, bad + step) == failure:
         bad += step
@@ -83,10 +83,12 @@ def _failure(options: dict[str, Any], tp: Any, offset: int) -> _Failure | None:
     raise kafka_errors.KafkaTimeoutError(f"no answer for {tp} at {offset}")
 
 
-def _end(options: dict[str, Any], tp: Any) -> int:
+def end_of(options: dict[str, Any], partition: Partition, timeout_ms: int = 5_000) -> int:
+    """Where a partition ends, asked by a fresh client. Raises what is raised for a broker that is away."""
+    tp = TopicPartition(*partition)
     consumer = _consumer(options, tp)
     try:
-        return int(consumer.end_offsets([tp], timeout_ms=5_000)[tp])
+        return int(consumer.end_offsets([tp], timeout_ms=timeout_ms)[tp])
     finally:
         with contextlib.suppress(Exception):
             consumer.close(autocommit=False, timeout_ms=1_000)

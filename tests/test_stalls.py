@@ -1,0 +1,175 @@
+"""A source that stalls is an incident of its own, and no series is called silent for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from monitor import metrics
+from monitor.claims import Parts
+from monitor.clock import ManualClock
+from monitor.config import Settings, SourceSettings, WindowSettings
+from monitor.daemon import health
+from monitor.models import FixedModel
+from monitor.pipeline import Pipeline
+from monitor.sources.base import Event, Partition, Progress
+from monitor.sources.batches import cut, pack
+from monitor.sources.memory import MemorySource
+from monitor.stalls import Silence
+from monitor.watchdog import Watchdog
+from storage.facts import Facts
+from tests.daemons import rows, snapshot
+from tests.logs import START_MS, lines
+from tests.scorers import PlainScorer
+from tests.test_pipeline import ledger_for
+
+KEYS = [Partition("logs", 0), Partition("logs", 1)]
+AFTER_S, TURN_MS, MINUTE_MS = 300.0, 5_000, 60_000
+MINUTES = 60
+SETTINGS = Settings(source=SourceSettings(stalled_after_s=AFTER_S), window=WindowSettings(idle_timeout_s=20))
+AT_END, BEHIND, UNKNOWN = (Progress(9, end, False) for end in (9, 12, None))
+
+
+@pytest.mark.parametrize(
+    ("progress", "busy", "reads", "stalled"),
+    [
+        (AT_END, False, False, False),
+        (BEHIND, False, False, True),
+        (UNKNOWN, False, False, True),
+        (None, False, False, True),
+        (BEHIND, True, False, False),
+        (BEHIND, False, True, False),
+        (Progress(9, 9, True), True, False, False),
+    ],
+)
+def test_what_a_stall_is(progress: Progress | None, busy: bool, reads: bool, stalled: bool) -> None:
+    silence = Silence(0.0)
+    for now_s in range(0, 400, 5):
+        read_at_s = float(now_s if reads else 0)
+        found = silence.look(progress, now_s, read_at_s=read_at_s, busy=busy, timeout_s=AFTER_S)
+        assert found == (stalled and now_s >= AFTER_S)
+    assert (silence.unsure_at_s > 0) == (progress != AT_END)
+    assert not silence.look(AT_END, 400.0, read_at_s=0.0, busy=False, timeout_s=AFTER_S)
+
+
+class Brokers(MemorySource):
+    """Brokers that can go away: nothing comes, and nobody says where a log ends."""
+
+    away = False
+
+    def poll(self, timeout_s: float, max_records: int = 50_000) -> list[Event]:
+        return [] if self.away else super().poll(0.0, max_records)
+
+    def progress(self) -> dict[Partition, Progress]:
+        found = super().progress()
+        return {key: replace(p, end=None) if self.away else p for key, p in found.items()}
+
+
+class Run:
+    """A live log of two partitions, each minute of it given to a pipeline when its time has come."""
+
+    def __init__(self, url: str) -> None:
+        self.ledger, self.clock = ledger_for(url), ManualClock(START_MS)
+        self.source, self.url = Brokers(bounded=False), url
+        logs = [lines(services=2, minutes=MINUTES, per_minute=6, fault_at=None, seed=s) for s in (1, 2)]
+        logs = [[line.replace(b'"svc-', b'"%d-' % i) for line in log] for i, log in enumerate(logs)]
+        self.logs = [pack(key, range(len(log)), log) for key, log in zip(KEYS, logs, strict=True)]
+        self.minute = 0
+        self.pipeline = self.begin()
+
+    def begin(self) -> Pipeline:
+        parts = Parts(
+            self.source, self.ledger, Facts(self.ledger.engine), self.clock, FixedModel(PlainScorer())
+        )
+        self.pipeline = Pipeline(SETTINGS, parts)
+        return self.pipeline
+
+    def restart(self) -> None:
+        """The process dies and another one takes the partitions."""
+        for key in KEYS:
+            self.source.assign(key)
+        self.begin()
+
+    def go_on(self, minutes: int, *, produce: bool = True) -> None:
+        for _ in range(minutes):
+            for _ in range(MINUTE_MS // TURN_MS):
+                self.pipeline.turn(0.0)
+                self.clock.advance(TURN_MS)
+            if produce:
+                self.produce()
+        self.ledger.fold_pending(self.clock.now_ms())
+
+    def produce(self) -> None:
+        for log in self.logs:
+            size = len(log) // MINUTES
+            self.source.add(cut(log, self.minute * size, (self.minute + 1) * size))
+        self.minute += 1
+
+    def incidents(self) -> list[dict[str, Any]]:
+        return rows(self.url, "select title, status, severity, summary from incidents order by opened_at_ms")
+
+    def about_the_source(self) -> list[dict[str, Any]]:
+        return [found for found in self.incidents() if found["title"].startswith("Trouble reading")]
+
+
+def undisturbed(folder: Path, *, silent_minutes: int = 0) -> Run:
+    run = Run(f"sqlite:///{folder / 'undisturbed.db'}")
+    run.go_on(30)
+    run.go_on(silent_minutes, produce=False)
+    run.go_on(10)
+    return run
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_brokers_that_are_away_are_one_incident_and_no_series_is_called_silent(
+    tmp_path: Path, dies: bool
+) -> None:
+    """What was produced meanwhile is read behind it, into the windows that it belongs to."""
+    run = Run(f"sqlite:///{tmp_path / 'stalled.db'}")
+    run.go_on(30)
+    run.source.away = True
+    run.go_on(4)
+    assert run.about_the_source() == []
+    run.go_on(3)
+    seen = health(run.pipeline, Watchdog(run.pipeline, 60.0, run.clock))
+    assert seen["stalled"] == ["logs/0", "logs/1"]
+    assert metrics.REGISTRY.get_sample_value("inferwatch_source_stalled_partitions") == 2
+    (incident,) = run.about_the_source()
+    assert (incident["status"], incident["severity"]) == ("open", "critical")
+    assert incident["title"] == "Trouble reading 2 partitions"
+    assert incident["summary"].startswith("logs/") and "has stalled" in incident["summary"]
+    if dies:
+        run.restart()
+        run.go_on(2)
+        assert run.about_the_source() == [incident]
+    run.source.away = False
+    run.go_on(3 if dies else 5)
+    assert metrics.REGISTRY.get_sample_value("inferwatch_source_stalled_partitions") == 0
+    assert [found["status"] for found in run.about_the_source()] == ["resolved"]
+    assert not [found for found in run.incidents() if found["title"].startswith("No requests")]
+    whole = snapshot(undisturbed(tmp_path).url)["window_history"]
+    assert len(whole) > 100
+    assert set(whole) <= set(snapshot(run.url)["window_history"])
+
+
+def test_producers_get_time_to_come_back_behind_an_outage(tmp_path: Path) -> None:
+    """The log is fully read when the brokers are back; what is missing then may be on its way."""
+    run = Run(f"sqlite:///{tmp_path / 'back.db'}")
+    run.go_on(30)
+    run.source.away = True
+    run.go_on(7, produce=False)
+    run.source.away = False
+    for _ in range(4):
+        run.pipeline.turn(0.0)
+        run.clock.advance(TURN_MS)
+    for _ in range(7):
+        run.produce()
+    run.go_on(3)
+    empty = "select count(*) as n from window_history where request_count = 0"
+    late = "select sum(late) as n from partitions"
+    assert rows(run.url, empty)[0]["n"] == rows(run.url, late)[0]["n"] == 0
+    assert not [found for found in run.incidents() if found["title"].startswith("No requests")]
+    assert [found["status"] for found in run.about_the_source()] == ["resolved"]
