@@ -7,12 +7,25 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, TextIO, cast
 
 import structlog
 
 QUIET_S = 60.0
 MAX_KINDS = 1_000
+
+
+class _Stderr:
+    """Standard error as it is when something is said: loggers are kept for longer than a stream may live."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+_STDERR = cast("TextIO", _Stderr())  # all that loggers use of one
 
 
 def configure(level: Literal["info", "warning"] = "info") -> None:
@@ -28,10 +41,10 @@ def configure(level: Literal["info", "warning"] = "info") -> None:
             else structlog.processors.JSONRenderer(ensure_ascii=True),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(_STDERR),
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    logging.basicConfig(stream=_STDERR, level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
     for handler in logging.getLogger().handlers:  # here, as loggers below "kafka" pass its own filters by
         handler.addFilter(OncePerMinute())

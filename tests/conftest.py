@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from tests import services
 
@@ -71,6 +72,14 @@ def _shared(config: pytest.Config, make: Callable[[int], services.Broker | servi
             facts = {"address": address, "pid": service.pid, "directory": str(service.directory)}
             written.write_text(json.dumps({**facts, "signal": service.kill_signal.name}))
     return str(json.loads(written.read_text())["address"])
+
+
+@pytest.fixture(autouse=True)
+def log_settings() -> Iterator[None]:
+    """A command that is called inside a test sets the log up for its whole process."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture(scope="session")
