@@ -33,7 +33,8 @@ from benchmarks.build_prior import (
     recipes,
     sequences,
     side_by_side,
-)  # fmt: skip
+    slim,
+)
 from benchmarks.lstm_ablation import steps_per_second, switched
 from detectors import judgement
 from detectors.calibration import INPUTS
@@ -41,7 +42,7 @@ from detectors.compress import distil, load_quantised, prune, quantise
 from detectors.gbdt import Forest
 from detectors.lstm import LstmModel, LstmOptions, LstmSequence
 from detectors.lstm_train import train_lstm
-from detectors.training import LSTM_OPTIONS, Course, score_course
+from detectors.training import LSTM_OPTIONS, Course, clock_of, score_course
 from detectors.types import Bool, Float32, Float64
 
 SIZES = Sizes(copies=1, few_copies=1, days=5, imitated=32, clean_copies=1, rounds=200)
@@ -64,16 +65,13 @@ def _judged(task: tuple[Recipe, Forest]) -> Judged:
     course = recipe.course()
     scored = score_course(replace(BLANK, forest=forest), course, WINDOW_MS, keep_z=True)
     assert scored.z is not None and scored.mask is not None and scored.extra is not None
-    nothing = np.empty((*course.label.shape, 0), np.float32)
-    slim = replace(course, values=nothing, counts=nothing, metrics={})
-    return Judged(slim, scored.z.astype(np.float16), scored.mask, scored.extra, scored.inputs)
+    return Judged(slim(course), scored.z.astype(np.float16), scored.mask, scored.extra, scored.inputs)
 
 
 def said(model: LstmModel, judged: Judged) -> Float64:
     """[T, n] log-odds; all series step together."""
     steps, series = judged.course.label.shape
-    angle = 2 * np.pi * (judged.course.start_ms // 3_600_000 % 24) / 24
-    clock = np.stack([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
+    clock = clock_of(judged.course.start_ms)
     state, found = model.new_state(series), np.zeros((steps, series))
     for t in range(steps):
         at = np.flatnonzero(judged.course.present[t])

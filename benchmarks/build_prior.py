@@ -153,9 +153,13 @@ def _sequences(task: tuple[Recipe, gbdt.Forest]) -> list[LstmSequence]:
 def _scored(task: tuple[Recipe, Ensemble]) -> tuple[Course, Scored]:
     recipe, ensemble = task
     course = recipe.course()
-    scored = score_course(ensemble, course, WINDOW_MS)
+    return slim(course), score_course(ensemble, course, WINDOW_MS)
+
+
+def slim(course: Course) -> Course:
+    """Without what was measured: labels are all that is asked of a course once it is scored."""
     nothing = np.empty((*course.label.shape, 0), np.float32)
-    return replace(course, values=nothing, counts=nothing, metrics={}), scored
+    return replace(course, values=nothing, counts=nothing, metrics={})
 
 
 def side_by_side(work: Sequence, function, threads: int, name: str) -> Iterator:

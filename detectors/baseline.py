@@ -298,17 +298,22 @@ def _gain(s: Float32) -> float:
 
 
 @njit(cache=True)
+def keep_largest(best: Float64, v: float, size: int) -> None:
+    """Put `v` among the `size` largest, which `best` holds in descending order."""
+    for k in range(size):
+        if v > best[k]:
+            for j in range(size - 1, k, -1):
+                best[j] = best[j - 1]
+            best[k] = v
+            return
+
+
+@njit(cache=True)
 def _top4(z: Float64) -> float:
     """Mean of the four largest absolute values."""
     best = np.zeros(4)
     for c in range(len(z)):
-        v = abs(z[c])
-        for k in range(4):
-            if v > best[k]:
-                for j in range(3, k, -1):
-                    best[j] = best[j - 1]
-                best[k] = v
-                break
+        keep_largest(best, abs(z[c]), 4)
     return float(best.mean())
 
 

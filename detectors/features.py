@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from detectors.baseline import FAMILIES
+from detectors.baseline import FAMILIES, keep_largest
 from detectors.channels import CHANNELS, KIND, N_CHANNELS, RATE, published_name
 from detectors.counting import COUNT_FEATURES
 from detectors.types import Float32, Float64, Int64
@@ -83,14 +83,3 @@ def _build(
                 keep_largest(best, abs(z[i, c, f]), 2)
             out[i, at_metric + 2 * f] = best[0]
             out[i, at_metric + 2 * f + 1] = best[1]
-
-
-@njit(cache=True)
-def keep_largest(best: Float64, v: float, size: int) -> None:
-    """Put `v` among the `size` largest, which `best` holds in descending order."""
-    for k in range(size):
-        if v > best[k]:
-            for j in range(size - 1, k, -1):
-                best[j] = best[j - 1]
-            best[k] = v
-            return

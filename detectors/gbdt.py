@@ -96,11 +96,7 @@ def _splits(tree: dict[str, str]) -> tuple[list[tuple[int, float, int]], Float64
     leaves, value = int(tree["num_leaves"]), np.array(tree["leaf_value"].split(), float)
     if leaves > LEAVES:
         raise ValueError(f"a tree has {leaves} leaves; at most {LEAVES} are supported")
-    if leaves == 1:
-        held = np.zeros(LEAVES)
-        held[_place(0)] = value[0]
-        return [], held
-    left, right = (np.array(tree[f"{side}_child"].split(), np.int64).tolist() for side in ("left", "right"))
+    left, right = (list(map(int, tree.get(f"{side}_child", "").split())) for side in ("left", "right"))
     held, on_the_left, met = np.zeros(LEAVES), [0] * len(left), 0
 
     def visit(node: int) -> int:
@@ -112,9 +108,9 @@ def _splits(tree: dict[str, str]) -> tuple[list[tuple[int, float, int]], Float64
         on_the_left[node] = visit(left[node])
         return on_the_left[node] | visit(right[node])
 
-    visit(0)
-    feature = np.array(tree["split_feature"].split(), np.int64).tolist()
-    threshold = np.array(tree["threshold"].split(), float).tolist()
+    visit(0 if left else ~0)  # a leaf is written as the complement of its number
+    feature = map(int, tree.get("split_feature", "").split())
+    threshold = map(float, tree.get("threshold", "").split())
     return sorted(zip(feature, threshold, on_the_left, strict=True)), held
 
 

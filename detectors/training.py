@@ -269,11 +269,16 @@ def _pick(course: Course, until: int, rng: np.random.Generator) -> Bool:
     return picked
 
 
+def clock_of(start_ms: Int64) -> Float32:
+    """start_ms: [T] -> [T, 2], the hour of the day as the LSTM sees it."""
+    angle = 2 * np.pi * (start_ms // 3_600_000 % 24) / 24
+    return np.stack([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
+
+
 def sequences_of(course: Course, scored: Scored, until: int) -> list[LstmSequence]:
     """What the LSTM learns from: every series of a course up to window `until`, faults and all."""
     assert scored.z is not None and scored.mask is not None and scored.extra is not None
-    angle = 2 * np.pi * (course.start_ms // 3_600_000 % 24) / 24
-    time = np.stack([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
+    time = clock_of(course.start_ms)
     sequences = []
     for j in range(course.present.shape[1]):
         at = np.flatnonzero(course.present[:until, j])[_WARM_WINDOWS:]

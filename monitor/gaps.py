@@ -7,6 +7,7 @@ import uuid
 
 from monitor.alerting import NAMESPACE
 from monitor.clock import rfc3339
+from monitor.inhibition import SOURCE_PREFIX
 from monitor.sources.base import Gap, Partition
 from monitor.steps import CapReached
 from storage.types import AlertRow, AlertTransition
@@ -49,7 +50,7 @@ def cap_alert(partition: Partition, reached: CapReached) -> list[AlertTransition
 
 
 def apart_id(partition: Partition) -> str:
-    return _alert_id("apart", f"source:{partition}")
+    return _alert_id("apart", f"{SOURCE_PREFIX}{partition}")
 
 
 def apart_alert(partition: Partition, suffix: str, at_ms: int) -> list[AlertTransition]:
@@ -86,7 +87,7 @@ def standing_alert(
     partition: Partition, key: str, at_ms: int, *, severity: str, rarity: str, reason: str, summary: str
 ) -> AlertRow:
     """An alert about a partition that fires at event time `at_ms`; its id is made of `key`."""
-    series = f"source:{partition}"
+    series = f"{SOURCE_PREFIX}{partition}"
     return AlertRow(
         alert_id=_alert_id(key, series),
         series=series,

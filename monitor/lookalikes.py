@@ -70,9 +70,8 @@ OTHER_NAMES = {
 """Names that other logs use, and what such a field is called here."""
 
 MAX_DEPTH = 4
-SECONDS_BELOW = (
-    30.0  # a latency without a unit in its name is taken as seconds if all are below and not whole
-)
+SECONDS_BELOW = 30.0
+"""A latency without a unit in its name is taken as seconds if all are below and not whole."""
 _ENDS = {"endTime": "startTime", "end_time": "start_time"}  # of a request, each with where its start stands
 _WORD_STATUS = {"success": "ok", "succeeded": "ok", "failure": "error", "failed": "error"}
 _ZONELESS = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d+)?")

@@ -62,7 +62,8 @@ def window_rows(batches: Sequence[ScoredWindows], ids: Sequence[int]) -> list[tu
 
     score = numbers("score")
     if None in score:
-        raise ValueError(f"a window at {batches[0].window_start_ms} or later holds a score that is no number")
+        at_ms = next(batch.window_start_ms for batch in batches if not np.isfinite(batch.score).all())
+        raise ValueError(f"windows at {at_ms} hold a score that is no number")
     features = np.concatenate([np.asarray(batch.features, dtype=np.float64) for batch in batches])
     rows = zip(
         ids,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from monitor.clock import SystemClock
 from monitor.commands.common import (
     ByOption,
     CommentOption,
@@ -17,20 +16,22 @@ from monitor.commands.common import (
     JsonOption,
     LimitOption,
     SinceOption,
+    actor,
     group,
     load_settings,
     looking,
     one_of,
     reading,
     since_ms,
-    who,
 )
+from monitor.commands.shapes import Actor, with_options
 from monitor.output import cell, number, print_fields, print_json, print_rows, say
 
 if TYPE_CHECKING:
-    from storage.people import People
+    from storage.people import People as People
     from storage.queries import Source
-    from storage.types import IncidentRow
+else:
+    People = Any  # typer reads the annotations of commands
 
 incidents_app = group("Look at incidents and say what you know about them.")
 
@@ -205,81 +206,80 @@ def _value(window: Mapping[str, Any], feature: str) -> float | None:
     return None if found is None else float(found)
 
 
-def _stage(name: str, help_text: str, change: Callable[[People], Callable[..., IncidentRow]]) -> None:
-    """A command that takes an incident to another stage by the method `change` of People."""
-
-    def command(
-        incident: Reference,
-        by: ByOption = None,
-        comment: CommentOption = "",
-        config: ConfigOption = None,
-        database: DatabaseOption = None,
-        as_json: JsonOption = False,
-    ) -> None:
-        _change(
-            incident,
-            config,
-            database,
-            as_json,
-            lambda p, i, now: change(p)(i, by=who(by), now_ms=now, reason=comment),
-        )
-
-    incidents_app.command(name, help=help_text)(command)
-
-
-_stage("ack", "Say that somebody looks after an incident.", lambda people: people.acknowledge)
-_stage(
-    "resolve",
-    "Say that an incident is over; the channels that heard of it are told.",
-    lambda people: people.resolve,
-)
-_stage(
-    "reopen",
-    "Say that an incident is not over after all; the channels that heard of it are told.",
-    lambda people: people.reopen,
-)
-
-
-@incidents_app.command("label")
-def label(
-    incident: Reference,
-    label: Annotated[
-        str, typer.Argument(metavar="LABEL", help="true_positive, false_positive or a word of yours")
-    ],
+def _changing(
     by: ByOption = None,
     comment: CommentOption = "",
     config: ConfigOption = None,
     database: DatabaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what an incident was; true_positive and false_positive reach the next training."""
-    if not label.strip():
+    """The options of every command that changes an incident."""
+
+
+def changes(change: Callable[..., None]) -> Callable[..., None]:
+    """A command out of a function of People, who acts, an incident, and of arguments of its own; it says what
+    the incident is then."""
+
+    def command(
+        incident: str, by: str | None, comment: str, config: Path | None, database: str | None,
+        as_json: bool, **options: Any,
+    ) -> None:  # fmt: skip
+        from monitor.people import people
+        from storage import queries
+
+        with reading(config, database) as engine:
+            incident_id = queries.find_incident(engine, incident)
+            acting = people(engine, load_settings(config, database))
+            change(acting, actor(by, comment), incident_id, **options)
+            found = queries.incident(engine, incident_id)
+        if as_json:
+            print_json(found)
+        else:
+            said = ", ".join(str(item["label"]) for item in found["labels"])
+            say(f"{found['title']}: {found['status']}" + (f", labelled {said}" if said else ""))
+
+    return with_options(command, change, 2, _changing)
+
+
+@incidents_app.command("ack")
+@changes
+def acknowledge(people: People, person: Actor, incident: Reference) -> None:
+    """Say that somebody looks after an incident."""
+    people.acknowledge(incident, by=person.name, now_ms=person.now_ms, reason=person.reason)
+
+
+@incidents_app.command("resolve")
+@changes
+def resolve(people: People, person: Actor, incident: Reference) -> None:
+    """Say that an incident is over; the channels that heard of it are told."""
+    people.resolve(incident, by=person.name, now_ms=person.now_ms, reason=person.reason)
+
+
+@incidents_app.command("reopen")
+@changes
+def reopen(people: People, person: Actor, incident: Reference) -> None:
+    """Say that an incident is not over after all; the channels that heard of it are told."""
+    people.reopen(incident, by=person.name, now_ms=person.now_ms, reason=person.reason)
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
         raise typer.BadParameter("must say something", param_hint="LABEL")
-    _change(
-        incident,
-        config,
-        database,
-        as_json,
-        lambda p, i, now: p.label(i, label, by=who(by), now_ms=now, comment=comment),
-    )
+    return text
 
 
-def _change(
-    reference: str,
-    config: Path | None,
-    database: str | None,
-    as_json: bool,
-    action: Callable[[People, str, int], IncidentRow],
+@incidents_app.command("label")
+@changes
+def label(
+    people: People,
+    person: Actor,
+    incident: Reference,
+    label: Annotated[
+        str,
+        typer.Argument(
+            metavar="LABEL", help="true_positive, false_positive or a word of yours", callback=_not_blank
+        ),
+    ],
 ) -> None:
-    from monitor.people import people
-    from storage import queries
-
-    with reading(config, database) as engine:
-        incident_id = queries.find_incident(engine, reference)
-        action(people(engine, load_settings(config, database)), incident_id, SystemClock().now_ms())
-        found = queries.incident(engine, incident_id)
-    if as_json:
-        print_json(found)
-    else:
-        said = ", ".join(str(item["label"]) for item in found["labels"])
-        say(f"{found['title']}: {found['status']}" + (f", labelled {said}" if said else ""))
+    """Say what an incident was; true_positive and false_positive reach the next training."""
+    people.label(incident, label, by=person.name, now_ms=person.now_ms, comment=person.reason)

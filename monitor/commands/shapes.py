@@ -60,7 +60,7 @@ def prints(columns: Sequence[str], empty: str) -> Callable[[Callable[..., Rows]]
                 rows = read(source, **options)
             print_rows(rows, columns, empty=empty.format(**options), as_json=as_json)
 
-        return _with_options(command, read, 1, _looking)
+        return with_options(command, read, 1, _looking)
 
     return decorate
 
@@ -75,10 +75,10 @@ def acts(act: Callable[..., str]) -> Callable[..., None]:
             said = act(engine, actor(by, comment), **options)
         say(said)
 
-    return _with_options(command, act, 2, _acting)
+    return with_options(command, act, 2, _acting)
 
 
-def _with_options(
+def with_options(
     command: Callable[..., None], own: Callable[..., Any], given: int, shared: Callable[..., None]
 ) -> Callable[..., None]:
     """`command` with name and help of `own`, its options behind the first `given`, and the shared ones."""
