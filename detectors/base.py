@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from detectors.types import ScoreBatch, WindowBatch
@@ -14,6 +15,7 @@ class SeriesStates(Protocol):
     """
 
     def dump(self, series: str) -> bytes: ...
+    def dump_all(self, series: Sequence[str]) -> list[bytes]: ...
     def load(self, series: str, state: bytes) -> None:
         """Raises ValueError when `state` was not written by this version of the format."""
         ...

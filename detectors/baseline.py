@@ -94,6 +94,12 @@ def _clip(x: float, bound: float) -> float:
 
 
 @njit(cache=True)
+def _is_unused(s: Float32, n: float) -> bool:
+    """A channel that the series has never had, in this window neither: all its scores are zero."""
+    return bool(n <= 0 and s[SEEN] <= 0)
+
+
+@njit(cache=True)
 def _share_z(events: float, trials: float, p: float) -> float:
     scale = trials + 0.75
     seen = np.arcsin(np.sqrt(min(max((events + 0.375) / scale, 0.0), 1.0)))
@@ -395,6 +401,9 @@ def advance(
         usual_hour = 0.0
         for c in range(N_SLOTS):
             s = row[c * WIDTH : (c + 1) * WIDTH]
+            if _is_unused(s, n[c]):
+                z[i, c] = 0.0
+                continue
             if KIND[c] == RATE:
                 _score_share(s, c, x[c], n[c], z[i, c], alphas)
                 continue
@@ -444,6 +453,8 @@ def _learn(
     season_rate = max(rate * 24.0 / 3.0, 1.0 / (row[PROFILE_SEEN + hour] + 1.0)) * speed
     for c in range(N_SLOTS):
         s = row[c * WIDTH : (c + 1) * WIDTH]
+        if _is_unused(s, n[c]):
+            continue
         if KIND[c] == RATE:
             _learn_share(s, c, x[c], n[c], z[c], rate, speed)
             _discount(s, z[c], day)

@@ -2,14 +2,19 @@
 
 A row is [baselines | alarm | LSTM]. The first two belong to the format below; the LSTM's part belongs to
 one model version and is dropped (zeros: a fresh start) when another version reads the bytes.
+
+As bytes a row is what sets it apart from that of a series never seen: most logs lack half of the channels.
 """
 
 from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
+from numba import njit
 
 from detectors.baseline import new_row
 from detectors.channels import CHANNELS, N_METRICS
@@ -18,15 +23,43 @@ from detectors.types import Float32, Int64
 
 ALARM_WIDTH = 16  # see detectors/calibration.py
 FIXED_WIDTH = BASELINE_WIDTH + ALARM_WIDTH
-_FORMAT = 1
+_WHOLE, _FORMAT = 1, 2  # 1: every number of the row
 _HEADER = struct.Struct("<4sBI8sHH")  # magic, format, layout, LSTM version, LSTM width, names
 _CHECK_BYTES = 8  # of SHA-256 over header and body, between the two
 _MAGIC = b"iwst"
 _LAYOUT = int.from_bytes(hashlib.sha256(repr((CHANNELS, FIXED_WIDTH)).encode()).digest()[:4], "little")
 
 
+_BLOCK = 256  # rows that are packed together
+UInt32 = npt.NDArray[np.uint32]
+UInt8 = npt.NDArray[np.uint8]
+
+
+@njit(cache=True)
+def _pack(data: UInt32, rows: Int64, fresh: UInt32, marks: UInt8, packed: UInt32, ends: Int64) -> None:
+    """The numbers of some rows that differ from `fresh` [width], one row behind the other, into `packed`.
+
+    ends [m]: where those of each row end; marks [m, bytes], zeroed before: their bits, the lowest first.
+    """
+    n = 0
+    for i in range(len(rows)):
+        for w in range(len(fresh)):
+            if data[rows[i], w] != fresh[w]:
+                marks[i, w >> 3] |= np.uint8(1 << (w & 7))
+                packed[n] = data[rows[i], w]
+                n += 1
+        ends[i] = n
+
+
 def _checksum(head: bytes, body: bytes) -> bytes:
     return hashlib.sha256(head + body).digest()[:_CHECK_BYTES]
+
+
+def _fresh(lstm_width: int) -> Float32:
+    """The row of a series that was never seen."""
+    row: Float32 = np.zeros(FIXED_WIDTH + lstm_width, np.float32)
+    new_row(row[:BASELINE_WIDTH])
+    return row
 
 
 class SeriesStates:
@@ -36,6 +69,7 @@ class SeriesStates:
         self.lstm_width = lstm_width
         self._lstm_tag = hashlib.sha256(lstm_version.encode()).digest()[:8]
         self.data: Float32 = np.zeros((16, FIXED_WIDTH + lstm_width), np.float32)
+        self._fresh = _fresh(lstm_width)
         self._row_of: dict[str, int] = {}
         self._free: list[int] = []
         self._metrics: dict[int, dict[str, int]] = {}  # row -> metric name -> slot
@@ -93,13 +127,32 @@ class SeriesStates:
         wider = np.zeros((len(self.data), FIXED_WIDTH + lstm_width), np.float32)
         wider[:, :FIXED_WIDTH] = self.data[:, :FIXED_WIDTH]
         self.data, self.lstm_width, self._lstm_tag = wider, lstm_width, tag
+        self._fresh = _fresh(lstm_width)
 
     def dump(self, series: str) -> bytes:
-        """The state of `series`, about 10 KB and the LSTM's part. Raises KeyError for an unknown one."""
-        row = self._row_of[series]
-        names = sorted(self._metrics.get(row, {}), key=lambda name: self._metrics[row][name])
-        body: bytes = self.data[row].astype("<f4").tobytes() + "\0".join(names).encode()
-        head: bytes = _HEADER.pack(_MAGIC, _FORMAT, _LAYOUT, self._lstm_tag, self.lstm_width, len(names))
+        """The state of `series`. Raises KeyError for an unknown one."""
+        return self.dump_all([series])[0]
+
+    def dump_all(self, series: Sequence[str]) -> list[bytes]:
+        """The states of many series, 2 to 12 KB each. Raises KeyError for an unknown one."""
+        rows = np.array([self._row_of[name] for name in series], np.int64)
+        data, fresh = self.data.view(np.uint32), self._fresh.view(np.uint32)
+        width, found = len(fresh), []
+        packed, ends = np.empty(_BLOCK * width, np.uint32), np.empty(_BLOCK, np.int64)
+        for block in range(0, len(rows), _BLOCK):
+            own = rows[block : block + _BLOCK]
+            marks = np.zeros((len(own), (width + 7) // 8), np.uint8)
+            _pack(data, own, fresh, marks, packed, ends)
+            start = 0
+            for row, mark, end in zip(own.tolist(), marks, ends.tolist(), strict=False):
+                found.append(self._sealed(row, mark.tobytes() + packed[start:end].astype("<u4").tobytes()))
+                start = end
+        return found
+
+    def _sealed(self, row: int, numbers: bytes) -> bytes:
+        own = self._metrics.get(row, {})
+        body = numbers + "\0".join(sorted(own, key=own.__getitem__)).encode()
+        head = _HEADER.pack(_MAGIC, _FORMAT, _LAYOUT, self._lstm_tag, self.lstm_width, len(own))
         return head + _checksum(head, body) + body
 
     def load(self, series: str, state: bytes) -> None:
@@ -108,20 +161,26 @@ class SeriesStates:
         if len(state) < start:
             raise ValueError("a series state ends inside its header")
         magic, version, layout, tag, lstm_width, count = _HEADER.unpack_from(state)
-        if (magic, version, layout) != (_MAGIC, _FORMAT, _LAYOUT):
+        if magic != _MAGIC or version not in (_WHOLE, _FORMAT) or layout != _LAYOUT:
             raise ValueError("a series state of another format")
-        width = FIXED_WIDTH + lstm_width
         body = state[start:]
-        if len(body) < 4 * width or _checksum(state[: _HEADER.size], body) != state[_HEADER.size : start]:
+        if _checksum(state[: _HEADER.size], body) != state[_HEADER.size : start]:
             raise ValueError("a series state is damaged")
-        numbers = np.frombuffer(body, "<f4", width)
-        names = body[4 * width :].decode().split("\0") if count else []
+        width = FIXED_WIDTH + lstm_width
+        marked = np.arange(width)
+        if version == _FORMAT:
+            marks, body = body[: (width + 7) // 8], body[(width + 7) // 8 :]
+            marked = np.flatnonzero(np.unpackbits(np.frombuffer(marks, np.uint8), bitorder="little"))
+        if len(body) < 4 * len(marked):
+            raise ValueError("a series state is damaged")
+        numbers, names = np.frombuffer(body, "<f4", len(marked)), body[4 * len(marked) :]
         row = self._row_of[series] if series in self._row_of else self._add(series)
-        self.data[row] = 0.0
-        self.data[row, :FIXED_WIDTH] = numbers[:FIXED_WIDTH]
-        if tag == self._lstm_tag and lstm_width == self.lstm_width:
-            self.data[row, FIXED_WIDTH:] = numbers[FIXED_WIDTH:]
-        self._metrics[row] = {name: slot for slot, name in enumerate(names)}
+        self.data[row] = self._fresh
+        same_lstm = tag == self._lstm_tag and lstm_width == self.lstm_width
+        kept = marked < (width if same_lstm else FIXED_WIDTH)
+        self.data[row, marked[kept]] = numbers[kept]
+        listed = names.decode().split("\0") if count else []
+        self._metrics[row] = {name: slot for slot, name in enumerate(listed)}
 
     def drop(self, series: str) -> None:
         """Forget a series; an unknown one is no error."""
@@ -142,6 +201,5 @@ class SeriesStates:
                 grown[:row] = self.data
                 self.data = grown
         self._row_of[series] = row
-        self.data[row] = 0.0
-        new_row(self.data[row, :BASELINE_WIDTH])
+        self.data[row] = self._fresh
         return row

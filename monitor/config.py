@@ -183,7 +183,9 @@ class DatabaseSettings(_Section):
 
     url: str = Field("sqlite:///inferwatch.db", description="SQLAlchemy URL, sqlite or postgresql")
     commit_interval_s: Annotated[float, Field(gt=0, le=60)] = Field(
-        1.0, description="seconds between commits at the most, while records arrive"
+        1.0,
+        description="seconds between commits at the most, while records arrive; three times that where commits "
+        "take long and a partition lags",
     )
     keep_windows_days: Annotated[float, Field(gt=0)] = Field(
         90.0, description="days of event time windows are kept"

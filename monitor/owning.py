@@ -111,6 +111,7 @@ class Owner:
             mark_ms = p.windows.watermark_ms
             p.draft.transitions.append(stalls.ends(p.stall, 0 if mark_ms is None else mark_ms))
             p.stall = None
+        began_s = self.parts.clock.monotonic_s()
         try:
             with metrics.COMMIT_SECONDS.time(), self._database():
                 self.parts.ledger.commit(p.take_draft(self.parts.clock.now_ms()))
@@ -132,7 +133,8 @@ class Owner:
         for transition in p.draft.transitions:
             if transition.kind == "fired":
                 metrics.ALERTS.labels(transition.alert.severity).inc()
-        p.committed(self.parts.clock.monotonic_s())
+        now_s = self.parts.clock.monotonic_s()
+        p.committed(now_s, took_s=now_s - began_s)
         assert p.next_offset is not None
         self.parts.source.commit({p.key: p.next_offset})
         self.parts.on_committed()

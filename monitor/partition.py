@@ -150,6 +150,7 @@ class OwnedPartition:
     read_at_s: float = 0.0  # monotonic time of the newest message
     silence: Silence = field(default_factory=lambda: Silence(0.0))
     stall: AlertRow | None = None  # the alert that tells of it
+    commit_took_s: float = 0.0  # the newest one
     told_at_s: float = 0.0  # monotonic time when the ledger was last told whether this partition lags
     resting: bool = False  # the ledger knows that everything is read
     source_paused: bool = False
@@ -246,6 +247,8 @@ class OwnedPartition:
         assert self.next_offset is not None
         for info in self.windows.unsaved():
             draft.touched.setdefault(info.series, info)
+        scored = [name for name in draft.touched if name in self.states]
+        states = dict(zip(scored, self.states.dump_all(scored), strict=True))
         series = [
             SeriesRow(
                 series=info.series,
@@ -254,7 +257,7 @@ class OwnedPartition:
                 first_seen_ms=info.first_seen_ms,
                 last_record_ms=info.last_record_ms,
                 window_state=info.state,
-                detector_state=self.states.dump(info.series) if info.series in self.states else None,
+                detector_state=states.get(info.series),
                 alert_state=self.alerts[info.series].to_bytes() if info.series in self.alerts else None,
                 rollout_state=self.rollouts.dump(info.series),
             )
@@ -293,7 +296,8 @@ class OwnedPartition:
     def _fires(self, series: str) -> bool:
         return series in self.alerts and self.alerts[series].status == "firing"
 
-    def committed(self, now_s: float) -> None:
+    def committed(self, now_s: float, took_s: float) -> None:
+        self.commit_took_s = took_s
         self.committed_offset = self.next_offset
         self.committed_at_s = now_s
         self.resting = False

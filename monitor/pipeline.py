@@ -44,6 +44,8 @@ log = structlog.get_logger()
 
 MAX_DRAFT_WINDOWS = 20_000
 MAX_INBOX_BATCHES = 4
+COMMIT_SHARE = 0.1  # of the time of a partition that lags, aimed at
+LAGGING_INTERVALS = 3  # commit intervals that such a partition may wait at the most
 
 
 class _HaltedError(Exception):
@@ -226,10 +228,16 @@ class Pipeline(Owner):
 
     def _commit_if_due(self, p: OwnedPartition) -> None:
         waited_s = self.parts.clock.monotonic_s() - p.committed_at_s
-        if p.dirty and (
-            p.draft.window_rows >= MAX_DRAFT_WINDOWS or waited_s >= self.settings.database.commit_interval_s
-        ):
+        if p.dirty and (p.draft.window_rows >= MAX_DRAFT_WINDOWS or waited_s >= self._between_commits_s(p)):
             self.commit(p)
+
+    def _between_commits_s(self, p: OwnedPartition) -> float:
+        """The interval that is configured; while the partition lags, longer where commits take long."""
+        interval_s = self.settings.database.commit_interval_s
+        end = self.ends.get(p.key)
+        if p.next_offset is None or (end is not None and p.next_offset >= end):
+            return interval_s
+        return min(max(interval_s, p.commit_took_s / COMMIT_SHARE), LAGGING_INTERVALS * interval_s)
 
     # --------------------------------------------------------------- the rarer events
 

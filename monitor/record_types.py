@@ -80,10 +80,15 @@ class RequestIds(Sequence[str | None]):
         return bytes(self._buffer[start : int(self._ends[i])]).decode() or None
 
     def pick(self, rows: Int64) -> list[str | None]:
-        """The strings of some records, several times faster than one by one."""
-        buffer, others = memoryview(self._buffer), self._others
-        spans = zip(self._starts[rows].tolist(), self._ends[rows].tolist(), strict=True)
-        return [str(buffer[a:b], "utf-8") or None if a >= 0 else others[-1 - a] for a, b in spans]
+        """The strings of some records, many times faster than one by one."""
+        from monitor.sources.cutting import as_lines
+
+        starts = self._starts[rows]
+        lines = as_lines(np.frombuffer(self._buffer, np.uint8), starts, self._ends[rows])
+        found = [each or None for each in lines.tobytes().decode().split("\n")][: len(rows)]
+        for place in np.flatnonzero(starts < 0).tolist():
+            found[place] = self._others[-1 - starts[place]]
+        return found
 
     def take(self, rows: slice | npt.NDArray[Any]) -> RequestIds:
         return RequestIds(self._buffer, self._starts[rows], self._ends[rows], self._others)

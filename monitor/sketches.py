@@ -137,7 +137,7 @@ def versions(slices: Slices) -> dict[int, dict[str, int]]:
 
 
 class _Stored(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    """A sketch as bytes (msgpack); arrays are little-endian."""
+    """A sketch as bytes (msgpack); arrays are little-endian, counts as narrow as they can be."""
 
     version: int
     new_version: bool
@@ -155,7 +155,8 @@ class _Stored(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     metrics: list[tuple[str, float, float]]
 
 
-_VERSION = 2
+_VERSION = 3  # 2 is the same with counts of full width
+_COUNTS = {1: "u1", 2: "<u2", 4: "<u4", 8: "<i8"}  # by bytes each
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(_Stored)
 
@@ -168,6 +169,20 @@ def _cut(array: npt.NDArray[Any], bounds: Int64 | None = None) -> list[bytes]:
     return [whole[a:b] for a, b in pairwise((bounds * width).tolist())]
 
 
+def _narrow(counts: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
+    """Counts, none below zero, in the fewest bytes each that hold them all."""
+    highest = int(counts.max(initial=0))
+    return counts.astype(next(kind for kind in _COUNTS.values() if highest <= np.iinfo(kind).max))
+
+
+def _widened(stored: bytes, n: int) -> npt.NDArray[np.integer]:
+    """n counts as `_narrow` left them."""
+    kind = _COUNTS.get(len(stored) // n if n else 1)
+    if kind is None:
+        raise ValueError(f"sketch with {n} counts in {len(stored)} bytes")
+    return _array(stored, kind)
+
+
 def encode(aggregate: Aggregate, new_version: Sequence[bool]) -> list[bytes]:
     """Every row as bytes; `new_version` [m] rides along, as it cannot be computed again."""
     a, slices, histograms = aggregate, aggregate.slices, aggregate.histograms
@@ -178,9 +193,9 @@ def encode(aggregate: Aggregate, new_version: Sequence[bool]) -> list[bytes]:
     row_bounds = histograms.bounds[::HISTOGRAMS]
     columns = zip(
         *(_cut(numbers), _cut(np.packbits(a.grid, axis=1)), _cut(sizes)),
-        *(_cut(histograms.buckets, row_bounds), _cut(histograms.counts, row_bounds)),
+        *(_cut(histograms.buckets, row_bounds), _cut(_narrow(histograms.counts), row_bounds)),
         *(_cut(a.keys, a.key_bounds), _cut(a.pairs, a.pair_bounds), _cut(slices.fields, slices.bounds)),
-        *(_cut(slices.counts, slices.bounds), _cut(slices.latency, slices.bounds)),
+        *(_cut(_narrow(slices.counts), slices.bounds), _cut(slices.latency, slices.bounds)),
         strict=True,
     )
     blobs = []
@@ -203,7 +218,7 @@ def decode(sketch: bytes) -> tuple[Aggregate, bool]:
         stored = _decoder.decode(sketch)
     except msgspec.DecodeError as error:
         raise ValueError(f"not a sketch: {error}") from None
-    if stored.version != _VERSION:
+    if stored.version not in (2, _VERSION):
         raise ValueError(f"sketch of format {stored.version}")
     numbers = _array(stored.numbers, "<f8").reshape(1, -1)
     sizes = _array(stored.sizes, "<u2")
@@ -211,6 +226,7 @@ def decode(sketch: bytes) -> tuple[Aggregate, bool]:
         raise ValueError("sketch with other fields")
     sums, minima, maxima = np.split(numbers, [len(SUMS), len(SUMS) + HISTOGRAMS], axis=1)
     keys, pairs = _array(stored.keys, "<u8"), _array(stored.pairs, "<u4")
+    buckets = _array(stored.buckets, "<u2")
     aggregate = Aggregate(
         sums=sums,
         minima=minima,
@@ -218,8 +234,8 @@ def decode(sketch: bytes) -> tuple[Aggregate, bool]:
         grid=np.unpackbits(_array(stored.grid, "u1")).reshape(1, GRID_CELLS),
         histograms=Histograms(
             np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]),
-            _array(stored.buckets, "<u2"),
-            _array(stored.counts, "<u4"),
+            buckets,
+            _widened(stored.counts, len(buckets)).astype(np.uint32),
         ),
         key_bounds=np.array([0, len(keys)]),
         keys=keys,
@@ -229,7 +245,7 @@ def decode(sketch: bytes) -> tuple[Aggregate, bool]:
             bounds=np.array([0, len(stored.slice_texts)]),
             fields=_array(stored.slice_fields, "u1"),
             ids=np.arange(len(stored.slice_texts), dtype=np.int32),
-            counts=_array(stored.slice_counts, "<i8").reshape(-1, 3),
+            counts=_widened(stored.slice_counts, 3 * len(stored.slice_texts)).astype(np.int64).reshape(-1, 3),
             latency=_array(stored.slice_latency, "<f8"),
             texts=stored.slice_texts,
         ),

@@ -43,6 +43,7 @@ def warm_up(settings: Settings, scorer: Scorer) -> int:
         for step in added.steps:
             if isinstance(step, ClosedWindows):
                 scorer.score(step.batch, states)
+                states.dump_all(step.batch.series)
                 for series, sketch in zip(step.batch.series, step.sketches, strict=True):
                     sketches[series, step.batch.window_start_ms] = sketch
             elif isinstance(step, AmendedWindow):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -22,6 +23,9 @@ class PlainStates:
 
     def dump(self, series: str) -> bytes:
         return struct.pack("<qd", *self.rows[series])
+
+    def dump_all(self, series: Sequence[str]) -> list[bytes]:
+        return [self.dump(name) for name in series]
 
     def load(self, series: str, state: bytes) -> None:
         if len(state) != 16:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import struct
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -226,3 +229,36 @@ def test_silence_is_found_where_it_is_rare_and_only_there(ensemble: Ensemble) ->
     found = _run(ensemble, values, counts)
     assert any(found[t].is_anomalous[0] for t in range(1_400, 1_405))
     assert not any(found[t].is_anomalous[1] for t in range(1_000, 1_410))
+
+
+def test_many_states_at_once_are_the_single_ones(ensemble: Ensemble) -> None:
+    states = ensemble.new_states()
+    names = [f"s/{i:04d}" for i in range(600)]  # more than are packed together
+    values, counts = _services(7, 1, m=len(names))
+    ensemble.score(batch(0, values[0], counts[0], names), states)
+    chosen = names[::-1]
+    together = states.dump_all(chosen)
+    assert together == [states.dump(name) for name in chosen]
+    assert states.dump_all([]) == []
+    with pytest.raises(KeyError):
+        states.dump_all(["s/0000", "nobody"])
+    other = ensemble.new_states()
+    for name, stored in zip(chosen, together, strict=True):
+        other.load(name, stored)
+    assert np.array_equal(other.data[other.rows(names)], states.data[states.rows(names)])
+
+
+def test_states_of_the_first_format_are_read(ensemble: Ensemble) -> None:
+    """It held every number of the row, behind the same header."""
+    values, counts = _services(8, 50)
+    states = ensemble.new_states()
+    _run(ensemble, values, counts, states)
+    new = states.dump("model/001")
+    header, check = struct.Struct("<4sBI8sHH"), 8
+    magic, _, layout, tag, width, names = header.unpack_from(new)
+    head = header.pack(magic, 1, layout, tag, width, names)
+    body = states.data[states.rows(["model/001"])[0]].astype("<f4").tobytes()
+    restored = ensemble.new_states()
+    restored.load("model/001", head + hashlib.sha256(head + body).digest()[:check] + body)
+    assert restored.dump("model/001") == new
+    assert len(new) < 0.8 * len(body)  # these services lack some channels, user metrics and 23 hours

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -192,6 +193,38 @@ def test_a_database_that_goes_away_pauses_the_source_and_loses_nothing(whole: st
     assert paused
     assert outage["left"] == 0
     assert snapshot(url) == snapshot(whole)
+
+
+@pytest.mark.parametrize(
+    ("took_ms", "keeps_up", "between_s"),
+    [(10, False, 1.0), (150, False, 1.5), (150, True, 1.0), (5_000, False, 3.0), (5_000, True, 1.0)],
+)
+def test_a_partition_that_lags_writes_seldom_where_commits_take_long(
+    tmp_path: Path, took_ms: int, keeps_up: bool, between_s: float
+) -> None:
+    """So that they take about a tenth of its time; never more seldom than every third interval."""
+    ledger = ledger_for(f"sqlite:///{tmp_path / 'slow.db'}")
+    whole = pack(KEY, range(len(MESSAGES)), MESSAGES)
+    source = MemorySource([cut(whole, 0, 8)] if keeps_up else [whole], bounded=False)
+    clock = ManualClock(START_MS + YEAR_MS // 12)
+    parts = Parts(source, ledger, Facts(ledger.engine), clock, FixedModel(PlainScorer()))
+    pipeline, real, ended_s = Pipeline(Settings(), parts), ledger.commit, []
+
+    def commit(draft: Commit) -> object:
+        result = real(draft)
+        clock.advance(took_ms)
+        ended_s.append(clock.monotonic_s())
+        return result
+
+    ledger.commit = commit  # type: ignore[method-assign,assignment]
+    for turn in range(1, 80):
+        pipeline.turn(0.0, max_records=8)
+        clock.advance(250)
+        if keeps_up and 8 * turn < len(MESSAGES):
+            source.add(cut(whole, 8 * turn, 8 * turn + 8))
+    gaps_s = [late - early - took_ms / 1000 for early, late in pairwise(ended_s)]
+    assert len(gaps_s) >= 3
+    assert all(between_s - 0.01 < gap < between_s + 0.26 for gap in gaps_s[1:]), gaps_s
 
 
 def with_late_messages(messages: list[bytes]) -> list[bytes]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -87,6 +89,38 @@ def test_bytes_come_back_as_they_were(seed: int, n: int, new_version: bool) -> N
     np.testing.assert_array_equal(after.sums, before.sums)
     assert sorted(versions(after.slices).get(0, [])) == sorted(versions(before.slices).get(0, []))
     assert encode(after, [new_version]) == [blob]
+
+
+@pytest.mark.parametrize("most", [200, 300, 70_000])
+def test_counts_of_any_size_come_back(most: int) -> None:
+    """They are stored as narrow as the largest one allows."""
+    one = aggregate([Record(0, tenant="t", numbers={"latency_ms": 5.0})])
+    many = replace(
+        one,
+        histograms=replace(one.histograms, counts=one.histograms.counts * np.uint32(most)),
+        slices=replace(one.slices, counts=one.slices.counts * most),
+    )
+    blobs = [encode(each, [False])[0] for each in (one, many)]
+    after, _ = decode(blobs[1])
+    assert after.histograms.counts.tolist() == many.histograms.counts.tolist() == [most]
+    assert after.slices.counts.tolist() == many.slices.counts.tolist()
+    assert after.histograms.counts.dtype == np.uint32 and after.slices.counts.dtype == np.int64
+    assert (len(blobs[1]) > len(blobs[0])) == (most > 255)
+
+
+def test_sketches_of_the_format_before_are_read() -> None:
+    """Their counts had their full width whatever they were."""
+    before = aggregate(some_records(3, 40, 1))
+    (blob,) = encode(before, [True])
+    parts = msgspec.msgpack.decode(blob)
+    assert parts[0] == 3
+    slices, histograms = before.slices, before.histograms
+    parts[0], parts[6], parts[10] = 2, histograms.counts.tobytes(), slices.counts.astype("<i8").tobytes()
+    after, flag = decode(msgspec.msgpack.encode(parts))
+    assert flag and encode(after, [True]) == [blob]
+    parts[6] += b"\0" * 3 * len(histograms.counts)
+    with pytest.raises(ValueError, match="sketch"):
+        decode(msgspec.msgpack.encode(parts))
 
 
 values = st.one_of(st.just(0.0), st.floats(2.0**-20, 1e13), st.integers(0, 10_000).map(float))

@@ -128,3 +128,23 @@ def warm_up() -> None:
     """Load or compile before the first record waits for it."""
     none = np.empty(0, np.int64)
     cut_out(np.frombuffer(memoryview(b"\0"), np.uint8), np.empty((0, 4), np.int64), 0, none, none, none)
+
+
+@compiled
+def as_lines(buffer: UInt8, starts: Int64, ends: Int64) -> UInt8:
+    """The values buffer[starts[i]:ends[i]], none of which holds a line end, each with one behind it.
+
+    A start below zero gives an empty line.
+    """
+    size = len(starts)
+    for i in range(len(starts)):
+        size += max(ends[i] - starts[i], 0) if starts[i] >= 0 else 0
+    lines, at = np.empty(size, np.uint8), 0
+    for i in range(len(starts)):
+        if starts[i] >= 0:
+            for place in range(starts[i], ends[i]):
+                lines[at] = buffer[place]
+                at += 1
+        lines[at] = 10
+        at += 1
+    return lines
