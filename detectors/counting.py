@@ -36,6 +36,7 @@ from detectors.layout import (
     USUAL,
     Z_CLIP,
 )
+from detectors.numeric import clip
 from detectors.types import Float32, Float64
 
 COUNT_FEATURES: tuple[str, ...] = (
@@ -76,18 +77,13 @@ _AT_SUMS, _AT_EPISODES = 15, 23  # in COUNT_FEATURES
 
 
 @njit(cache=True)
-def _clip(x: float, bound: float) -> float:
-    return float(min(max(x, -bound), bound))
-
-
-@njit(cache=True)
 def compare(count: float, usual_hour: float, row: Float32, out: Float64) -> None:
     for k in range(5):
         rate = row[H_RATE + k]
         z = 2.0 * (np.sqrt(count + 0.375) - np.sqrt(rate + 0.375))
-        out[k] = _clip(z / np.sqrt(max(row[H_DISPERSION + k], 1.0)), Z_CLIP)
+        out[k] = clip(z / np.sqrt(max(row[H_DISPERSION + k], 1.0)), Z_CLIP)
     z = 2.0 * (np.sqrt(count + 0.375) - np.sqrt(max(usual_hour, 0.0) + 0.375))
-    out[5] = _clip(z / np.sqrt(max(row[H_DISPERSION + 4], 1.0)), Z_CLIP)
+    out[5] = clip(z / np.sqrt(max(row[H_DISPERSION + 4], 1.0)), Z_CLIP)
     run = row[H_ZERO_RUN] + 1.0 if count == 0 else 0.0
     out[6] = np.log1p(run)
     out[7], out[8], out[10] = 0.0, 0.0, 0.0
@@ -128,9 +124,9 @@ def _compare_sums(count: float, row: Float32, out: Float64) -> None:
         usual = length * row[USUAL + _BEFORE[k]]
         raw = 2.0 * (np.sqrt(total + 0.375) - np.sqrt(usual + 0.375))
         side = row[SIDES + k] if raw < 0 else row[SIDES + N_RECENT_SUMS + k]
-        out[_AT_SUMS + k] = _clip(raw / np.sqrt(max(side, 1.0)), Z_CLIP)
+        out[_AT_SUMS + k] = clip(raw / np.sqrt(max(side, 1.0)), Z_CLIP)
         if k == 1 or k == 3:
-            out[_AT_SUMS + 4 + k // 2] = _clip(raw, 4 * Z_CLIP)
+            out[_AT_SUMS + 4 + k // 2] = clip(raw, 4 * Z_CLIP)
             out[_AT_SUMS + 6 + k // 2] = np.log((total + 0.5) / (usual + 0.5))
 
 

@@ -8,7 +8,18 @@ from importlib import resources
 
 import numpy as np
 
-from detectors import base, baseline, calibration, counting, explain, features, layout, plain, threshold
+from detectors import (
+    base,
+    baseline,
+    calibration,
+    counting,
+    explain,
+    features,
+    layout,
+    learning,
+    plain,
+    threshold,
+)
 from detectors.calibration import Calibration
 from detectors.channels import KIND, N_CHANNELS, N_SLOTS, RATE
 from detectors.gbdt import Forest
@@ -138,7 +149,7 @@ class Ensemble:
         now = found.inputs.copy()
         now[:, 2:5], now[:, 6] = now[:, 1:2], now[:, 5]
         latest = now @ weights - (found.inputs @ weights - found.height)
-        relearned = states.data[rows, layout.H_RELEARN] == baseline.RELEARN_WINDOWS
+        relearned = states.data[rows, layout.H_RELEARN] == learning.RELEARN_WINDOWS
         alarm, reason = threshold.decide(
             found.height, latest, seen, relearned, self.threshold, rows, states.data, ALARM_AT
         )

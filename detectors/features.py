@@ -8,9 +8,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from detectors.baseline import FAMILIES, keep_largest
+from detectors.baseline import FAMILIES
 from detectors.channels import CHANNELS, KIND, N_CHANNELS, RATE, published_name
 from detectors.counting import COUNT_FEATURES
+from detectors.numeric import keep_largest
 from detectors.types import Float32, Float64, Int64
 
 _TOPS = 3  # largest, second largest, mean of the four largest

@@ -10,9 +10,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from detectors.baseline import FAMILIES, keep_largest
+from detectors.baseline import FAMILIES
 from detectors.channels import N_CHANNELS
 from detectors.counting import COUNT_FEATURES
+from detectors.numeric import keep_largest
 from detectors.types import Float64
 
 SILENCE_RARITY, SILENCE_RARITY_AT_LEVEL, MISSED_REQUESTS = 8.0, 6.0, float(np.log1p(15.0))

@@ -1,0 +1,227 @@
+"""How the baselines of a series learn from a window once scored: one compiled pass over the channels."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from detectors import counting
+from detectors.channels import KIND, N_CHANNELS, N_SLOTS, NOISE_FLOOR, RATE, RATE_PRIOR
+from detectors.layout import (
+    COOLDOWN,
+    H_HOT,
+    H_IN_XX,
+    H_IN_XY,
+    H_OUT_XX,
+    H_OUT_XY,
+    H_RELEARN,
+    H_SEEN,
+    LAST,
+    LOCAL_LOG_VAR,
+    LOCAL_MEAN,
+    LOG_A,
+    LOG_B,
+    MU,
+    N_HORIZONS,
+    OUTBREAKS,
+    POOL,
+    PROFILE,
+    PROFILE_SEEN,
+    SEASON_XX,
+    SEASON_XY,
+    SEEN,
+    WIDTH,
+)
+from detectors.numeric import clip
+from detectors.types import STATISTIC_INDEX, Float32, Float64
+
+RELEARN_WINDOWS = 120.0
+_OUTBREAK = 4.0  # of |z3|
+_CALM = 4.5  # mean of the four largest |z3| beyond which learning slows down
+_I = STATISTIC_INDEX
+_IN_STD, _OUT_STD = _I["input_tokens_log_std"], _I["output_tokens_log_std"]
+_COV_IN, _COV_OUT = _I["latency_input_log_cov"], _I["latency_output_log_cov"]
+
+
+@njit(cache=True)
+def is_unused(s: Float32, n: float) -> bool:
+    """A channel that the series has never had, in this window neither: all its scores are zero."""
+    return bool(n <= 0 and s[SEEN] <= 0)
+
+
+@njit(cache=True)
+def usual_p(s: Float32, c: int) -> float:
+    prior = RATE_PRIOR[c]
+    return float((s[LOG_A] + 20.0 * prior) / (s[LOG_B] + 20.0))
+
+
+@njit(cache=True)
+def gain(s: Float32) -> float:
+    """How far the profile of the hour has proved itself, in [0, 1]."""
+    if s[SEASON_XX] <= 1e-12:
+        return 0.0
+    return float(min(max(s[SEASON_XY] / s[SEASON_XX], 0.0), 1.0))
+
+
+@njit(cache=True)
+def pace(row: Float32, surprise: float, patience: float) -> float:
+    """Speed of learning in [0, 1]; an anomaly of `patience` windows is learned as the new normal."""
+    if row[H_RELEARN] > 0:
+        row[H_RELEARN] -= 1.0
+        return 1.0
+    young = row[H_SEEN] < 30
+    if surprise < _CALM or young:
+        row[H_HOT] = max(0.0, row[H_HOT] - 2.0)
+        return 1.0
+    row[H_HOT] += 1.0
+    if row[H_HOT] >= patience:
+        row[H_HOT] = 0.0
+        row[H_RELEARN] = RELEARN_WINDOWS
+        for c in range(N_SLOTS):
+            s = row[c * WIDTH : (c + 1) * WIDTH]
+            if KIND[c] == RATE:
+                s[LOG_A] *= 0.05
+                s[LOG_B] *= 0.05
+            else:
+                s[SEEN] = min(s[SEEN], 15.0)
+        return 1.0
+    return 0.1
+
+
+@njit(cache=True)
+def _learn_slopes(x: Float64, n: Float64, state: Float32, rate: float) -> None:
+    """Slopes of ln latency on the tokens from the covariances inside windows."""
+    keep = 1.0 - rate
+    if n[_COV_OUT] > 1 and n[_OUT_STD] > 0:
+        w = min(n[_COV_OUT], 200.0)
+        state[H_OUT_XY] = keep * state[H_OUT_XY] + w * clip(x[_COV_OUT], 4.0)
+        state[H_OUT_XX] = keep * state[H_OUT_XX] + w * x[_OUT_STD] ** 2
+    if n[_COV_IN] > 1 and n[_IN_STD] > 0:
+        w = min(n[_COV_IN], 200.0)
+        state[H_IN_XY] = keep * state[H_IN_XY] + w * clip(x[_COV_IN], 4.0)
+        state[H_IN_XX] = keep * state[H_IN_XX] + w * x[_IN_STD] ** 2
+
+
+@njit(cache=True)
+def _learn_usual_sizes(s: Float32, out: Float64, rate: float) -> None:
+    for h in range(N_HORIZONS):
+        o = POOL + 3 * h + 2
+        if s[POOL + 3 * h + 1] > 0:
+            size = max(s[o], 0.3)
+            square = (out[1 + h] ** 2) * size
+            s[o] = s[o] + rate * (min(square, 9.0 * size) - s[o])
+
+
+@njit(cache=True)
+def _learn_share(s: Float32, c: int, x: float, n: float, out: Float64, rate: float, keep: float) -> None:
+    if n <= 0:
+        return
+    p = usual_p(s, c)
+    events = x * n
+    room = 3.0 * np.sqrt(n * p * (1.0 - p)) + 1.0
+    events = min(max(events, n * p - room), n * p + room)
+    share = keep if s[SEEN] < 30 else keep * min(1.0, rate * 400.0)
+    s[LOG_A] = (1.0 - rate) * s[LOG_A] + share * events
+    s[LOG_B] = (1.0 - rate) * s[LOG_B] + share * n
+    s[SEEN] += 1.0
+    _learn_usual_sizes(s, out, max(rate, 1.0 / (s[SEEN] + 100.0)))
+
+
+@njit(cache=True)
+def _learn_mean(
+    s: Float32, season: float, usable: bool, x: float, n: float, floor: float, out: Float64,
+    rate: float, speed: float,
+) -> None:  # fmt: skip
+    """Advance one channel by a window; `speed` in [0, 1] slows learning while the series is anomalous.
+
+    floor: ln of the least variance between windows; without one, trifles in a steady channel would count.
+    """
+    if n <= 0:
+        return
+    if s[SEEN] <= 0:
+        s[MU], s[LOCAL_MEAN] = x, x
+        s[LOCAL_LOG_VAR] = s[LOG_A]
+        s[SEEN] = 1.0
+        return
+    a, b = np.exp(s[LOG_A]), np.exp(s[LOG_B]) / n
+    r = x - s[MU] - season
+    sigma = np.sqrt(a + b)
+    weight = a / (a + b) + 0.1
+    step = max(rate, 1.0 / (s[SEEN] + 1.0)) * speed
+    bound = 2.5 if s[SEEN] > 20 else 6.0
+    s[MU] += step * min(1.0, weight) * clip(r, bound * sigma)
+    ratio = min(r * r / (a + b), 9.0) - 1.0
+    pace = max(2.0 * rate, min(0.3, 3.0 / (s[SEEN] + 5.0))) * speed
+    s[LOG_A] = max(clip(s[LOG_A] + pace * ratio * a / (a + b), 18.0), floor)
+    s[LOG_B] = clip(s[LOG_B] + pace * ratio * b / (a + b), 18.0)
+    spread = np.exp(s[LOCAL_LOG_VAR]) + 0.5 * b
+    local = x - s[LOCAL_MEAN]
+    quick = max(1.0 / 40.0, 1.0 / (s[SEEN] + 1.0))
+    s[LOCAL_MEAN] += quick * max(speed, 0.5) * clip(local, 3.0 * np.sqrt(spread))
+    s[LOCAL_LOG_VAR] += (
+        max(0.01, min(0.3, 3.0 / (s[SEEN] + 5.0))) * speed * (min(local**2 / spread, 9.0) - 1.0)
+    )
+    s[LOCAL_LOG_VAR] = max(clip(s[LOCAL_LOG_VAR], 18.0), floor)
+    if usable:
+        whole = x - s[MU]
+        raw = s[LAST]  # the profile of the hour as it stands, before the gain
+        s[SEASON_XY] = (1.0 - rate) * s[SEASON_XY] + rate * raw * clip(whole, 3.0 * sigma + abs(raw))
+        s[SEASON_XX] = (1.0 - rate) * s[SEASON_XX] + rate * raw * raw
+    s[SEEN] += 1.0
+    _learn_usual_sizes(s, out, max(rate, 1.0 / (s[SEEN] + 100.0)) * speed)
+
+
+@njit(cache=True)
+def _discount(s: Float32, out: Float64, rate: float) -> None:
+    """Shrink the scores of a channel by how often it broke out in the last days, then count this window."""
+    trust = 1.0 / np.sqrt(1.0 + 0.5 * s[OUTBREAKS])
+    high = abs(out[1]) >= _OUTBREAK
+    for f in range(len(out)):
+        out[f] *= trust
+    s[OUTBREAKS] *= 1.0 - 0.5 * rate
+    if not high:
+        s[COOLDOWN] = max(0.0, s[COOLDOWN] - 1.0)
+        return
+    if s[COOLDOWN] == 0.0:
+        s[OUTBREAKS] += 1.0
+    s[COOLDOWN] = 15.0
+
+
+@njit(cache=True)
+def learn(
+    x: Float64,
+    n: Float64,
+    z: Float64,
+    extra: Float64,
+    count: float,
+    row: Float32,
+    hour: int,
+    alphas: Float64,
+    rate: float,
+    speed: float,
+) -> None:
+    day = rate
+    if row[H_RELEARN] > 0:
+        rate = max(rate, 1.0 / 60.0)
+    ripe = row[PROFILE_SEEN + hour] >= 5
+    season_rate = max(rate * 24.0 / 3.0, 1.0 / (row[PROFILE_SEEN + hour] + 1.0)) * speed
+    for c in range(N_SLOTS):
+        s = row[c * WIDTH : (c + 1) * WIDTH]
+        if is_unused(s, n[c]):
+            continue
+        if KIND[c] == RATE:
+            _learn_share(s, c, x[c], n[c], z[c], rate, speed)
+            _discount(s, z[c], day)
+            continue
+        season = gain(s) * s[LAST]
+        _learn_mean(s, season, ripe and c < N_CHANNELS, x[c], n[c], NOISE_FLOOR[c], z[c], rate, speed)
+        if c < N_CHANNELS and n[c] > 0 and row[H_SEEN] > 30:
+            at = PROFILE + hour * N_CHANNELS + c
+            sigma = np.sqrt(np.exp(s[LOG_A]) + np.exp(s[LOG_B]) / n[c])
+            r = x[c] - s[MU]
+            row[at] += season_rate * clip(r - row[at], 3.0 * sigma + abs(row[at]))
+        _discount(s, z[c], day)
+    if row[H_SEEN] > 30:
+        row[PROFILE_SEEN + hour] += speed
+    _learn_slopes(x, n, row, rate)
+    counting.learn(count, extra, row, alphas, rate, speed)
