@@ -1,7 +1,8 @@
 """What more series cost: CPU per record and window, memory, stored state, and a restart with all of them.
 
 `python -m benchmarks.scale` (long form: --series 10 100 1000 10000 100000) sends the same traffic per series
-through the whole path, from a file into SQLite, each size in a process of its own.
+through the whole path, from a file into SQLite, each size in a process of its own. --plot FILE draws cost
+and memory over the number of series (needs matplotlib, of the dependency group `bench`).
 """
 
 from __future__ import annotations
@@ -14,12 +15,18 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks import load, rounds
 from benchmarks.throughput import check, settings_for, whole_path
 
-PER_WINDOW, MINUTES = 5, 4
+PER_WINDOW, MINUTES, LEAST_WINDOWS = 5, 4, 20_000
+
+
+def minutes(series: int) -> int:
+    """Of the log: few series have more of them, so that what is paid once per process does not show."""
+    return max(MINUTES, min(240, LEAST_WINDOWS // series))
 
 
 def one(series: int) -> dict[str, Any]:
@@ -28,7 +35,7 @@ def one(series: int) -> dict[str, Any]:
 
     from monitor.sources.file import FileSource
 
-    records = series * PER_WINDOW * MINUTES
+    records = series * PER_WINDOW * minutes(series)
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as cold:
         path, warm = Path(folder) / "log.jsonl", Path(cold) / "warm.jsonl"
         command = [sys.executable, "-m", "benchmarks.scale", "--write", str(series), str(path)]
@@ -47,7 +54,7 @@ def one(series: int) -> dict[str, Any]:
             stored, state_bytes = connection.execute(text(query)).one()
         restart_cpu, restart_s = restart(settings, path)
         memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        truth = load.truth(load.make(records, series, MINUTES))
+        truth = load.truth(load.make(records, series, minutes(series)))
         right = check(folder, truth, unfinished=2 * series)
     return {
         "series": stored,
@@ -77,17 +84,37 @@ def restart(settings: Any, path: Path) -> tuple[float, float]:
         return rounds.cpu_s() - before, time.monotonic() - started
 
 
+def plot(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """CPU per window and per record, and the peak of memory, over the number of series; medians."""
+    from matplotlib import pyplot
+
+    series = [int(name) for name in found]
+    figure, (cost, memory) = pyplot.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+    for axes, column, label in (
+        (cost, "cpu_us_per_window", "per window"), (cost, "cpu_us_per_record", "per record"),
+        (memory, "peak_memory_mb", "peak"),
+    ):  # fmt: skip
+        axes.plot(series, [median(r[column] for r in runs) for runs in found.values()], "o-", label=label)
+    for axes, name in ((cost, "CPU, microseconds"), (memory, "memory, MB")):
+        axes.set(xscale="log", yscale="log", xlabel="series", ylabel=name)
+        axes.grid(visible=True, which="major", alpha=0.3)
+    cost.set_ylim(bottom=1)
+    cost.legend()
+    figure.savefig(path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--series", type=int, nargs="+", default=[10, 100, 1_000, 10_000])
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--plot", type=Path)
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--write", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.write:
         series, path = int(options.write[0]), Path(options.write[1])
-        load.write(load.make(series * PER_WINDOW * MINUTES, series, MINUTES), path)
+        load.write(load.make(series * PER_WINDOW * minutes(series), series, minutes(series)), path)
         return
     if options.one:
         print(json.dumps(one(options.one)))
@@ -102,6 +129,8 @@ def main() -> None:
     for name, results in found.items():
         shown = (rounds.spread([r[column] for r in results]) for column in columns)
         print(f"| {int(name):,} | " + " | ".join(shown) + " |")
+    if options.plot:
+        plot(found, options.plot)
     rounds.save("scale", {"machine": rounds.machine(), "results": found}, options.out)
 
 
