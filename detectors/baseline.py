@@ -59,7 +59,7 @@ from detectors.numeric import clip, keep_largest
 from detectors.types import STATISTIC_INDEX, Float32, Float64, Int64
 
 FAMILIES: tuple[str, ...] = ("z1", "z3", "z10", "z40", "z2h", "local", "local3", "size")
-_ALPHA = np.array([1 - np.exp(-1 / 2.0), 1 / 10, 1 / 40, 1 / 120])
+ALPHA = np.array([1 - np.exp(-1 / 2.0), 1 / 10, 1 / 40, 1 / 120])
 _RATIO_UPPER = np.array([upper for upper, _ in RATIOS])
 _RATIO_LOWER = np.array([lower for _, lower in RATIOS])
 _I = STATISTIC_INDEX
@@ -230,7 +230,7 @@ def advance(
     Out: z [m, N_SLOTS, len(FAMILIES)] and extra [m, len(COUNT_FEATURES)].
     """
     x, n = np.zeros(N_SLOTS), np.zeros(N_SLOTS)
-    alphas = _ALPHA.copy()
+    alphas = ALPHA.copy()
     alphas[3] = 1.0 / spans[0]
     rate = 1.0 / spans[1]
     for i in range(len(rows)):

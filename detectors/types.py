@@ -100,6 +100,7 @@ class Contribution:
     low: float | None  # the usual band at this hour
     high: float | None
     contribution: float  # >= 0; shares of one explanation sum to about 1
+    windows: int = 1  # the newest ones that were put together: one is not always enough to see anything
 
 
 @dataclass(frozen=True, slots=True)

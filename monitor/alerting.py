@@ -195,6 +195,7 @@ def _fire(seen: Observation, now_ms: int) -> Decision:
         summary=explain.sentence(
             *(seen.series, seen.contributions, guilty),
             since_ms=seen.window_start_ms,
+            window_ms=seen.window_end_ms - seen.window_start_ms,
             score=seen.score,
             note=seen.note,
         ),
@@ -255,6 +256,7 @@ def _worse(old: AlertRow, seen: Observation, *, trouble_s: float) -> AlertRow:
         summary=explain.sentence(
             *(seen.series, seen.contributions, guilty),
             since_ms=alert.window_start_ms,
+            window_ms=seen.window_end_ms - seen.window_start_ms,
             score=seen.score,
             note=seen.note,
         ),

@@ -104,19 +104,25 @@ def sentence(
     guilty: Sequence[dict[str, Any]],
     *,
     since_ms: int,
+    window_ms: int,
     score: float,
     note: str = "",
 ) -> str:
     """One plain sentence about one alert; `since_ms` is the start of its first anomalous window, `note` what
     is known about a new model version."""
-    parts = [_first_part(series, contributions[0]) if contributions else f"{series} behaves unlike itself"]
+    parts = [
+        _first_part(series, contributions[0], window_ms)
+        if contributions
+        else f"{series} behaves unlike itself"
+    ]
     if not contributions:
         parts[0] += f" (score {score:.2f})"
-    if len(contributions) > 1 and contributions[1].contribution >= 0.15 and _known(contributions[1].observed):
-        second = contributions[1]
+    second = next((c for c in contributions[1:2] if c.contribution >= 0.15 and _is_telling(c)), None)
+    if second is not None:
         assert second.observed is not None
         known = usual(second)
-        text = f"{feature_words(second.feature)} {quantity(second.feature, second.observed)}"
+        text = f"{feature_words(second.feature)}{_over(second, window_ms)} "
+        text += quantity(second.feature, second.observed)
         parts.append(f"also {text}" + (f", {known}" if known else ""))
     parts.append(f"since {rfc3339(since_ms)[11:16]} UTC")
     if guilty:
@@ -129,7 +135,20 @@ def sentence(
     return "; ".join(parts)
 
 
-def _first_part(series: str, c: Contribution) -> str:
+def _is_telling(c: Contribution) -> bool:
+    """Measured, and not just as usual."""
+    if not _known(c.observed):
+        return False
+    low, high, seen = c.low, c.high, c.observed
+    return low is None or high is None or seen is None or not low <= seen <= high
+
+
+def _over(c: Contribution, window_ms: int) -> str:
+    """ " over the last 10 min" where it takes more than one window to see."""
+    return f" over the last {duration(c.windows * window_ms)}" if c.windows > 1 else ""
+
+
+def _first_part(series: str, c: Contribution, window_ms: int) -> str:
     known = usual(c)
     tail = f", {known}" if known else ""
     if not _known(c.observed):
@@ -137,7 +156,8 @@ def _first_part(series: str, c: Contribution) -> str:
     assert c.observed is not None
     if c.feature == "request_count" and c.observed == 0:
         return f"no requests reach {series}{tail}"
-    return f"{feature_words(c.feature)} of {series} is {quantity(c.feature, c.observed)}{tail}"
+    over = _over(c, window_ms)
+    return f"{feature_words(c.feature)} of {series}{over} is {quantity(c.feature, c.observed)}{tail}"
 
 
 def title(top_features: Sequence[dict[str, Any]], series: Sequence[str], model: str) -> str:
@@ -200,6 +220,7 @@ def feature_rows(contributions: Iterable[Contribution], limit: int = 5) -> list[
             {
                 "feature": c.feature,
                 **{k: float(v) if v is not None and _known(v) else None for k, v in numbers.items()},
+                "windows": c.windows,
             }
         )
     return rows

@@ -219,11 +219,27 @@ def test_amend_goes_through_the_same_doors() -> None:
 
 def test_the_sentence_says_what_where_how_much_since_when_and_who() -> None:
     guilty = [{"field": "model_version", "value": "v7", "share": 1.0, "traffic_share": 0.5, "reason": ""}]
-    text = explain.sentence("m/app-3", [LATENCY], guilty, since_ms=14 * 3_600_000 + 300_000, score=0.9)
+    text = explain.sentence(
+        "m/app-3", [LATENCY], guilty, since_ms=14 * 3_600_000 + 300_000, window_ms=60_000, score=0.9
+    )
     assert text == (
         "p95 latency of m/app-3 is 2.1 s, usually 700 to 900 ms at this hour; since 14:05 UTC; "
         "all of it from version v7"
     )
+
+
+def test_the_sentence_says_over_how_long_and_leaves_out_what_is_as_usual() -> None:
+    accuracy = Contribution("accuracy", 0.12, 0.72, 0.55, 0.89, 0.7, windows=10)
+    as_usual = Contribution("error_rate", 0.0, 0.001, 0.0, 0.02, 0.3)
+    rest = {"since_ms": 0, "window_ms": 60_000, "score": 0.9}
+    assert explain.sentence("m/a", [accuracy, as_usual], [], **rest) == (
+        "accuracy of m/a over the last 10 min is 12%, usually 55% to 89% at this hour; since 00:00 UTC"
+    )
+    slow = Contribution("latency_p95_ms", 990.0, 800.0, 700.0, 900.0, 0.3, windows=40)
+    assert "; also p95 latency over the last 40 min 990 ms, usually" in explain.sentence(
+        "m/a", [accuracy, slow], [], **rest
+    )
+    assert [row["windows"] for row in explain.feature_rows([accuracy, as_usual])] == [10, 1]
 
 
 @pytest.mark.parametrize(
@@ -244,7 +260,9 @@ def test_the_sentence_says_what_where_how_much_since_when_and_who() -> None:
     ],
 )
 def test_units_follow_the_feature(contribution: Contribution, begin: str) -> None:
-    assert explain.sentence("s", [contribution], [], since_ms=0, score=0.5).startswith(begin)
+    assert explain.sentence("s", [contribution], [], since_ms=0, window_ms=60_000, score=0.5).startswith(
+        begin
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detectors import explain
+from detectors.baseline import FAMILIES
 from detectors.ensemble import Ensemble
 from detectors.layout import MU, WIDTH
 from detectors.state import SeriesStates
@@ -262,3 +264,47 @@ def test_states_of_the_first_format_are_read(ensemble: Ensemble) -> None:
     restored.load("model/001", head + hashlib.sha256(head + body).digest()[:check] + body)
     assert restored.dump("model/001") == new
     assert len(new) < 0.8 * len(body)  # these services lack some channels, user metrics and 23 hours
+
+
+def test_what_one_window_cannot_show_is_told_of_several_together(ensemble: Ensemble) -> None:
+    """Accuracy falls from 0.9 to 0.3 where two labels come per window: either value alone is possible."""
+    rng = np.random.default_rng(5)
+    values, counts = _services(9, 420, m=1)
+    accuracy = _I["accuracy"]
+    right = np.where(np.arange(420) < 300, 0.9, 0.3)
+    counts[:, 0, accuracy] = 2
+    values[:, 0, accuracy] = rng.binomial(2, right) / 2
+    told = [
+        reason
+        for scores in _run(ensemble, values, counts)[300:]
+        for reasons in scores.explanations
+        for reason in reasons
+        if reason.feature == "accuracy"
+    ]
+    together = [reason for reason in told if reason.windows > 1]
+    assert together and {reason.windows for reason in together} <= {3, 10, 40}
+    for reason in together:
+        assert None not in (reason.observed, reason.low, reason.high)
+        assert not reason.low <= reason.observed <= reason.high  # type: ignore[operator]
+    longest = [reason.observed for reason in together if reason.windows == 40]
+    assert longest and abs(float(np.median(longest[-10:])) - 0.3) < 0.15  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "factor"), [("latency_p95_ms", 1.6), ("confidence_mean", 0.95)])
+def test_a_small_lasting_shift_is_told_with_its_size(ensemble: Ensemble, name: str, factor: float) -> None:
+    """On the second day, when every hour has its level."""
+    values, counts = _services(10, 1_520, m=1, requests=8.0)
+    place = _I[name]
+    values[1_480:, 0, place] *= factor
+    states = ensemble.new_states()
+    _run(ensemble, values, counts, states)
+    row = states.data[states.rows(["model/000"])[0]]
+    scores = np.zeros(len(FAMILIES))
+    scores[FAMILIES.index("z40")] = 5.0  # the horizon to look at
+    found = explain.pooled(row, scores, place, n=8.0, hour=1)
+    assert found is not None
+    windows, observed, expected, low, high = found
+    assert windows == 40 and low < expected < high
+    assert expected == pytest.approx(float(np.nanmean(values[:1_480, 0, place])), rel=0.05)
+    assert 0.35 < (observed / expected - 1) / (factor - 1) < 1.1  # what came before it is in there too
+    assert explain.pooled(row, scores, place, n=0.0, hour=1) is None  # not measured now

@@ -60,6 +60,7 @@ class Feature(Reply):
     low: Number = None
     high: Number = None
     contribution: Number = Field(None, examples=[0.6])
+    windows: int = Field(1, description="the newest ones that were put together to see it")
 
 
 class Alert(Reply):
