@@ -57,6 +57,11 @@ _SETTLED = (
 )
 
 
+_KEEP_METRICS = (
+    "UPDATE window_hours SET metrics = :metrics WHERE series_id = :series AND window_start_ms = :start"
+)
+
+
 def roll_up(engine: Engine, *, horizon_ms: int) -> int:
     """Sum up the hours that have settled and are not yet; returns how many rows came.
 
@@ -68,6 +73,7 @@ def roll_up(engine: Engine, *, horizon_ms: int) -> int:
     from storage.text import to_json
 
     columns = ", ".join(("series_id", "window_start_ms", *FIGURES, *SCORES))
+    metrics = _settled_metrics(engine.dialect.name)
     ids = [row["id"] for row in fetch(engine, "SELECT id FROM series ORDER BY id", {})]
     done = 0
     for start in range(0, len(ids), CHUNK_SERIES):
@@ -80,9 +86,7 @@ def roll_up(engine: Engine, *, horizon_ms: int) -> int:
         )
         values = {"first": part[0], "last": part[-1], "horizon": horizon_ms}
         with engine.begin() as connection:
-            measured = (
-                connection.execute(text(_settled_metrics(engine.dialect.name)), values).mappings().all()
-            )
+            measured = connection.execute(text(metrics), values).mappings().all()
             done += connection.execute(text(statement), values).rowcount
             kept = [
                 {"series": series_id, "start": start_ms, "metrics": to_json(figures)}
@@ -91,11 +95,6 @@ def roll_up(engine: Engine, *, horizon_ms: int) -> int:
             if kept:
                 connection.execute(text(_KEEP_METRICS), kept)
     return done
-
-
-_KEEP_METRICS = (
-    "UPDATE window_hours SET metrics = :metrics WHERE series_id = :series AND window_start_ms = :start"
-)
 
 
 def _settled_metrics(dialect: str) -> str:

@@ -153,6 +153,32 @@ def test_a_command_that_changes_nothing_says_so(call: Call, engine: Engine, url:
         assert call("incidents", *words, *given)[0] == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["colour=red"], "write FIELD=VALUE"),
+        (["model=a", "model=b"], "model is given twice"),
+        (["model=a", "--for", "0h"], "must be longer than nothing"),
+        (["model=a", "--for", "long"], "is no duration"),
+        (["model=a", "--start", "yesterday"], "is no time"),
+    ],
+)
+def test_a_silence_that_makes_no_sense_is_refused_before_the_database_is_looked_at(
+    call: Call, words: list[str], said: str
+) -> None:
+    code, _, err = call("silences", "add", *words, "--database", "sqlite:///nowhere.db")
+    assert code == 2 and said in " ".join(err.replace("│", " ").split())
+
+
+def test_a_silence_begins_when_it_is_told_to(call: Call, engine: Engine, url: str) -> None:
+    given = ["--for", "1h", "--by", "ada", "--comment", "load test", "--database", url]
+    code, out, _ = call("silences", "add", "model=a", "tenant=b", "--start", "1970-01-01T00:00:00Z", *given)
+    (silence,) = queries.silences(engine)
+    assert (code, out) == (0, f"{silence['silence_id']} until 1970-01-01T01:00:00Z\n")
+    assert silence["matchers"] == {"model": "a", "tenant": "b"} and silence["starts_at"].timestamp() == 0
+    assert (silence["created_by"], silence["comment"]) == ("ada", "load test")
+
+
 def test_channels_hear_of_an_acknowledgement_while_it_lasts(engine: Engine) -> None:
     acting, incident_id = people(engine, SETTINGS), incident_of(engine, HOSTILE)
     acting.acknowledge(incident_id, by="ada", now_ms=SystemClock().now_ms())

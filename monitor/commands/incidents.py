@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from monitor.commands.common import (
-    ByOption,
-    CommentOption,
     ConfigOption,
     DatabaseOption,
     JsonOption,
@@ -24,7 +22,7 @@ from monitor.commands.common import (
     reading,
     since_ms,
 )
-from monitor.commands.shapes import Actor, with_options
+from monitor.commands.shapes import Actor, changing, with_options
 from monitor.output import cell, complain, number, print_fields, print_json, print_rows, say
 
 if TYPE_CHECKING:
@@ -209,16 +207,6 @@ def _value(window: Mapping[str, Any], feature: str) -> float | None:
     return None if found is None else float(found)
 
 
-def _changing(
-    by: ByOption = None,
-    comment: CommentOption = "",
-    config: ConfigOption = None,
-    database: DatabaseOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """The options of every command that changes an incident."""
-
-
 def changes(change: Callable[..., None]) -> Callable[..., None]:
     """A command out of a function of People, who acts, an incident, and of arguments of its own; it says what
     the incident is then."""
@@ -243,7 +231,7 @@ def changes(change: Callable[..., None]) -> Callable[..., None]:
         if found["revision"] == before["revision"]:
             complain(f"nothing was changed: {_why_not(found)}")
 
-    return with_options(command, change, 2, _changing)
+    return with_options(command, change, 2, changing)
 
 
 def _say_state(found: Mapping[str, Any]) -> None:
