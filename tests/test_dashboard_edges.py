@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 from sqlalchemy import Engine
 
 from monitor.api.app import create_app
@@ -112,6 +112,20 @@ def test_nobody_who_is_not_signed_in_is_offered_to_sign_out(site: Site) -> None:
     with site.page("/") as page:
         assert page.locator(".session .user").inner_text() == "local"
         assert page.get_by_role("button", name="Sign out").count() == 0
+
+
+def test_who_looked_at_it_once_it_was_over_is_recorded(site: Site, served: tuple[str, Engine]) -> None:
+    incident_id = queries.incidents(served[1], status="resolved", limit=1)[0]["incident_id"]
+    with site.page(f"/incidents/{incident_id}") as page:
+        seen = page.locator(".facts > div", has_text="Seen by")
+        expect(seen).to_contain_text("nobody")
+        page.get_by_role("button", name="I have seen it").click()
+        page.get_by_label("Comment").first.fill("read in the morning")
+        page.locator("dialog[open] button.main").click()
+        expect(seen).to_contain_text("local: read in the morning")
+        expect(page.get_by_role("button", name="I have seen it")).to_have_count(0)
+        expect(page.locator("#head .tags")).to_contain_text("resolved")
+    assert site.problems == []
 
 
 @pytest.mark.parametrize("path", ["/", "/silences", "/deliveries"])
