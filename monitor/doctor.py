@@ -114,10 +114,18 @@ def _channel_settings(name: str, channel: ChannelSettings, environment: Mapping[
             fix = f"set {title}.secret_env; `openssl rand -base64 24` makes one, whsec_ goes in front"
             return Check(title, False, "no signing secret", fix)
     except ConfigError as error:
-        return Check(error.key, False, "is missing or wrong", error.fix)
+        return _wrong_option(error)
     except TargetRefused as error:
         return Check(title, False, str(error), f"correct {title}.url: a http or https address")
     return Check(title, True, f"{channel.type}, {redact_url(shape.url)}")
+
+
+def _wrong_option(error: ConfigError) -> Check:
+    """An option whose error says what is wrong and, behind a semicolon, what to do; or only what to do."""
+    what, separator, fix = error.fix.partition("; ")
+    if not separator:
+        return Check(error.key, False, "is missing or wrong", error.fix)
+    return Check(error.key, False, f"{error.value}: {what}" if error.value else what, fix)
 
 
 def _apprise(name: str, channel: ChannelSettings, environment: Mapping[str, str]) -> Check:
@@ -211,7 +219,8 @@ def _broker(settings: Settings) -> Check:
                 "topic",
                 False,
                 f"{', '.join(missing)} does not exist at {source.bootstrap_servers}",
-                "create it, or correct source.topics",
+                f"create it (kafka-topics.sh --bootstrap-server {source.bootstrap_servers} --create --topic "
+                f"{missing[0]} --partitions 4), or correct source.topics",
             )
         counts = {topic: len(consumer.partitions_for_topic(topic) or ()) for topic in source.topics}
     finally:
@@ -234,7 +243,7 @@ def _receiver(name: str, channel: ChannelSettings) -> Check:
         with socket.create_connection((found[0], target.port), CONNECT_TIMEOUT_S):
             return Check(title, True, f"{channel.type}, {target.host}:{target.port} accepts connections")
     except ConfigError as error:
-        return Check(title, False, f"{error.key} is missing or wrong", error.fix)
+        return _wrong_option(error)
     except TargetRefused as error:
         fix = (
             f"correct {title}.url, or set {title}.allow_private = true if the receiver is meant to be inside"

@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from monitor.channels.standard_webhooks import BadSignature, parse_secrets, verify
 from monitor.clock import Clock, SystemClock
+from monitor.output import clean
 
 MAX_BODY_BYTES = 4 << 20
 READ_TIMEOUT_S = 10.0
@@ -146,16 +147,23 @@ def _handler(receiver: Receiver) -> type[BaseHTTPRequestHandler]:
 
 
 def show(console: Console, received: Received) -> None:
-    """Print one message for a person."""
+    """Print one message for a person: what it says in a line or two, then all of it."""
+    name = escape(clean(received.delivery_id))
     if not received.verified and received.reason != "unsigned":
-        console.print(f"[red]refused[/red] {escape(received.delivery_id)}: {escape(received.reason)}")
+        console.print(f"[red]refused[/red] {name}: {escape(received.reason)}")
         return
     mark = (
         "[green]signature verified[/green]"
         if received.verified
         else "[yellow]not verified: no secret[/yellow]"
     )
-    console.print(f"{mark}  webhook-id {escape(received.delivery_id)}")
+    console.print(f"{mark}  webhook-id {name}")
+    data = received.payload.get("data")
+    if isinstance(data, dict):
+        told = [received.payload.get("type"), data.get("severity"), data.get("title")]
+        console.print("[bold]" + escape(clean("  ".join(str(text) for text in told if text))) + "[/bold]")
+        if data.get("summary"):
+            console.print(escape(clean(str(data["summary"]))))
     console.print_json(json.dumps(received.payload))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import zlib
 from collections.abc import Iterable
@@ -28,10 +29,14 @@ class Shape:
 
 
 def require_files(paths: Iterable[Path]) -> None:
-    """Raises SourceError for what is there but is no file to read."""
+    """Raises SourceError for the first that is no file to read."""
     for path in paths:
-        if str(path) != STDIN and path.is_dir():
+        if str(path) == STDIN:
+            continue
+        if path.is_dir():
             raise SourceError(f"{path} is a folder; name the files in it, such as {path}/*.jsonl")
+        if not os.access(path, os.R_OK):
+            raise SourceError(f"{path}: no such file, or it may not be read")
 
 
 def shape_of(path: Path) -> Shape | None:

@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from typing import Literal, TextIO, cast
+from typing import Any, Literal, TextIO, cast
 
 import structlog
 
@@ -29,25 +29,34 @@ _STDERR = cast("TextIO", _Stderr())  # all that loggers use of one
 
 
 def configure(level: Literal["info", "warning"] = "info") -> None:
-    """Set the process up once. Control characters in values are escaped by both renderers."""
+    """Set the process up once, for libraries too. Both renderers escape control characters in values."""
     terminal = sys.stderr.isatty()
+    renderer = (
+        structlog.dev.ConsoleRenderer(colors=terminal)
+        if terminal
+        else structlog.processors.JSONRenderer(ensure_ascii=True)
+    )
+    shared: list[Any] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.dev.ConsoleRenderer(colors=terminal)
-            if terminal
-            else structlog.processors.JSONRenderer(ensure_ascii=True),
-        ],
+        processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(_STDERR),
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(stream=_STDERR, level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
+    handler = logging.StreamHandler(_STDERR)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    handler.addFilter(OncePerMinute())  # here, as loggers below "kafka" pass its own filters by
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
-    for handler in logging.getLogger().handlers:  # here, as loggers below "kafka" pass its own filters by
-        handler.addFilter(OncePerMinute())
 
 
 class OncePerMinute(logging.Filter):

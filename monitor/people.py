@@ -26,14 +26,14 @@ EVENTS = {
 def people(engine: Engine, settings: Settings) -> People:
     """Actions on incidents of `engine`; channels that have heard of one hear of its end.
 
-    Of an acknowledgement those hear that want `incident.acknowledged`. Of an end all but those whose
-    settings leave out `incident.resolved`; one that these settings do not know is told, because the daemon
-    may know it.
+    Of an acknowledgement those hear that want `incident.acknowledged`, unless it comes after the end. Of an
+    end all but those whose settings leave out `incident.resolved`; one that these settings do not know is
+    told, because the daemon may know it.
     """
 
     def notify(incident: IncidentRow, event: IncidentEventRow) -> list[OutboxRow]:
         kind = EVENTS.get(event.kind)
-        if kind is None:
+        if kind is None or (event.kind == "acknowledged" and incident.status == "resolved"):
             return []
         sent = queries.deliveries(engine, incident_id=incident.incident_id, limit=10_000)
         told = sorted({str(row["channel"]) for row in sent})

@@ -15,10 +15,11 @@ from sqlalchemy import Connection, Engine, Row, ScalarSelect, desc, func, select
 from storage import schema, text
 from storage.actions import Action, Actor, record
 from storage.engine import reading
+from storage.model_schema import ModelTable, TrainingTable
 from storage.schema import table
 from storage.types import ModelVersionRow
 
-MODELS, TRAININGS, FACTS = table(schema.ModelTable), table(schema.TrainingTable), table(schema.FactTable)
+MODELS, TRAININGS, FACTS = table(ModelTable), table(TrainingTable), table(schema.FactTable)
 SERIES, WINDOWS, ALERTS = table(schema.SeriesTable), table(schema.WindowTable), table(schema.AlertTable)
 LINKS, LABELS = table(schema.IncidentAlertTable), table(schema.IncidentLabelTable)
 

@@ -14,8 +14,10 @@ from sqlalchemy import ColumnElement, Connection, Engine, case, desc, func, or_,
 
 from storage import schema
 from storage.engine import reading
+from storage.lists import DELIVERY_COLUMNS, SERIES_COLUMNS
+from storage.model_schema import TrainingTable
 from storage.names import FEATURE_COLUMNS, GOING_ON, WARM_UP_WINDOWS
-from storage.queries import DELIVERY_COLUMNS, SERIES_COLUMNS, with_labels
+from storage.queries import with_labels
 from storage.schema import table
 from storage.shown import Row
 from storage.shown import rows as rows_of
@@ -24,7 +26,7 @@ ALERTS, LINKS = table(schema.AlertTable), table(schema.IncidentAlertTable)
 INCIDENTS, DELIVERIES = table(schema.IncidentTable), table(schema.DeliveryTable)
 PARTITIONS, REJECTS = table(schema.PartitionTable), table(schema.RejectTable)
 SERIES, WINDOWS = table(schema.SeriesTable), table(schema.WindowTable)
-TRAININGS, DISABLED = table(schema.TrainingTable), table(schema.ChannelTable)
+TRAININGS, DISABLED = table(TrainingTable), table(schema.ChannelTable)
 SEVERITY_RANK = case({"critical": 0, "major": 1}, value=INCIDENTS.c.severity, else_=2)
 SERIES_ROWS = select(
     SERIES.c.name.label("series"),

@@ -50,20 +50,18 @@ class People:
     def acknowledge(
         self, incident_id: str, *, by: str, now_ms: int, reason: str = "", via: str | None = None
     ) -> IncidentRow:
-        """Somebody looks after it; changes nothing when it is acknowledged or resolved already."""
-        return self._change(
-            incident_id,
-            "acknowledged",
-            by,
-            now_ms,
-            reason,
-            lambda i: (
-                dataclasses.replace(i, status="acknowledged", acknowledged_at_ms=now_ms)
-                if i.status == "open"
-                else None
-            ),
-            _via(via),
-        )
+        """Somebody looks after it, or has seen it once it was over: then it stays resolved.
+
+        Changes nothing when it is acknowledged already, before or after its end.
+        """
+
+        def seen(incident: IncidentRow) -> IncidentRow | None:
+            if incident.acknowledged_at_ms is not None:
+                return None
+            status = "acknowledged" if incident.status == "open" else incident.status
+            return dataclasses.replace(incident, status=status, acknowledged_at_ms=now_ms)
+
+        return self._change(incident_id, "acknowledged", by, now_ms, reason, seen, _via(via))
 
     def resolve(
         self, incident_id: str, *, by: str, now_ms: int, reason: str = "", via: str | None = None

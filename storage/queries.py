@@ -1,8 +1,8 @@
 """The readers: dict rows with the column names of the stable views, times as aware datetimes in UTC.
 
 Nothing here needs SQLAlchemy unless the `source` is one of its engines or connections. Lists are bounded by
-`limit`; `after` holds the values of the list's order (`ORDERS`, times in ms) of the last row of the page
-before.
+`limit`; `after` holds the values of the list's order (storage.lists.ORDERS, times in ms) of the last row of
+the page before.
 """
 
 from __future__ import annotations
@@ -11,10 +11,23 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from storage.names import FEATURE_COLUMNS, GOING_ON, UnknownIncident
+from storage.lists import (
+    ALERTS,
+    DELIVERIES,
+    DEPLOYMENTS,
+    INCIDENT_IDS,
+    INCIDENTS,
+    LINKED,
+    MODELS,
+    ORDERS,
+    SERIES,
+    SEVERITY_RANK,
+    WINDOWS,
+)
+from storage.names import GOING_ON, UnknownIncident
 from storage.shown import Row, ms_of, shown
 from storage.shown import time_of as time_of
-from storage.sql import Key, Plain, Select, columns_of, fetch
+from storage.sql import Plain, Select, columns_of, fetch
 from storage.verdicts import with_drift
 
 if TYPE_CHECKING:
@@ -26,66 +39,7 @@ MAX_IDS, MAX_EVENTS, MAX_ALERTS, MAX_PARTITIONS = 500, 100_000, 1_000_000, 100_0
 SIMILAR_POOL = 1_000
 """Earlier incidents that are compared, the newest ones."""
 BEFORE_MS = 3_600_000
-ORDERS: dict[str, tuple[Key, ...]] = {
-    "incidents": (("incidents.opened_at_ms", True), ("incidents.incident_id", True)),
-    "alerts": (("alerts.window_start_ms", True), ("alerts.alert_id", True)),
-    "windows": (("windows.window_start_ms", True),),
-    "series": (("series.name", False),),
-    "deliveries": (
-        ("deliveries.created_at_ms", True),
-        ("deliveries.sequence", True),
-        ("deliveries.delivery_id", False),
-    ),
-    "deployments": (
-        ("deployments.at_ms", True),
-        ("deployments.series", False),
-        ("deployments.model_version", False),
-    ),
-    "rejected": (("rejects.id", True),),
-    "silences": (("silences.starts_at_ms", True), ("silences.silence_id", False)),
-    "models": (("models.trained_at_ms", True), ("models.version", False)),
-}
-"""List -> the columns of its order, and whether each descends; unique together."""
 After = Sequence[Any] | None
-INCIDENTS = Select("incidents.*", "incidents")
-DEPLOYMENTS = Select(
-    "series, model_version, at_ms, previous_version, verdict, basis, compared_at_ms, requests, summary, "
-    "differences",
-    "deployments",
-)
-INCIDENT_IDS = Select("incidents.incident_id", "incidents")
-LINKED = "SELECT incident_alerts.incident_id FROM incident_alerts JOIN alerts USING (alert_id)"
-ALERTS = Select(
-    "alerts.*, incident_alerts.incident_id",
-    "alerts LEFT JOIN incident_alerts ON incident_alerts.alert_id = alerts.alert_id",
-)
-DELIVERY_COLUMNS = (
-    *("delivery_id", "incident_id", "sequence", "event", "channel", "status", "due_at_ms", "attempts"),
-    *("created_at_ms", "first_attempt_at_ms", "delivered_at_ms", "finished_at_ms", "last_error"),
-    "resend_at_ms",
-)
-DELIVERIES = Select(columns_of("deliveries", DELIVERY_COLUMNS), "deliveries")
-MODEL_COLUMNS = (
-    *("version", "detector", "trained_at_ms", "status", "metrics", "sha256", "reason", "promotion"),
-)
-MODELS = Select(columns_of("models", MODEL_COLUMNS), "models")
-SERIES_COLUMNS = (
-    *("model", "endpoint", "first_seen_ms", "last_record_ms", "live", "windows"),
-    *("last_window_start_ms", "last_score", "last_is_anomalous"),
-)
-SERIES = Select(
-    f"series.name AS series, {columns_of('series', SERIES_COLUMNS)}, partitions.topic, partitions.partition",
-    "series JOIN partitions ON partitions.id = series.partition_id",
-)
-WINDOW_COLUMNS = (
-    *("window_start_ms", "window_end_ms", *FEATURE_COLUMNS),
-    *("score", "gbdt_score", "lstm_score", "tail_probability", "is_anomalous", "revision", "metrics"),
-)
-WINDOWS = Select(
-    f"series.name AS series, series.model, series.endpoint, {columns_of('windows', WINDOW_COLUMNS)}",
-    "windows JOIN series ON series.id = windows.series_id",
-)
-SEVERITY_RANK = "CASE incidents.severity WHEN 'critical' THEN 0 WHEN 'major' THEN 1 ELSE 2 END"
 
 
 def rows(source: Source, statement: Select, limit: int, drop: Iterable[str] = ()) -> list[Row]:

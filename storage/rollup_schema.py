@@ -22,6 +22,7 @@ class WindowHourTable(Base):
     gbdt_score: Mapped[float | None]
     lstm_score: Mapped[float | None]
     tail_probability: Mapped[float | None]
+    metrics: Mapped[str | None]  # JSON, as storage.metric_hours has it
 
 
 for _feature in FEATURE_COLUMNS:

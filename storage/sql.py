@@ -196,6 +196,11 @@ def fetch(source: Engine | Connection | Plain, text: str, values: Mapping[str, A
         return fetch(connection, text, values)
 
 
+def dialect_of(source: Engine | Connection | Plain) -> str:
+    """ "sqlite" or "postgresql"."""
+    return source.dialect if isinstance(source, Plain) else source.dialect.name
+
+
 def columns_of(table: str, names: Iterable[str]) -> str:
     """`table.a, table.b`."""
     return ", ".join(f"{table}.{name}" for name in names)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from storage import queries
+from storage.names import GOING_ON
 from storage.shown import time_of
 from storage.sql import Plain, Select, fetch
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     Source = Engine | Connection | Plain
 
 MAX_SERIES, MAX_WINDOWS = 1_000_000, 10_000_000
+MAX_OVERVIEW = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +83,20 @@ def newest_window(source: Source) -> tuple[int, int] | None:
 
 
 def overview(source: Source, *, series_limit: int = 10) -> dict[str, Any]:
-    """Everything `inferwatch top` shows at once."""
+    """Everything `inferwatch top` shows at once; `going_on` counts all incidents that are not resolved."""
     worst = (
         Select("name AS series, last_window_start_ms, last_score, last_is_anomalous", "series")
         .where("last_score IS NOT NULL")
         .ordered([("last_score", True), ("name", False)])
     )
+    unresolved = Select("count(*) AS n", "incidents").within("incidents.status", GOING_ON)
+    (going_on,) = fetch(source, *unresolved.limited(1))
     (mark,) = fetch(source, "SELECT min(watermark_ms) AS at_ms FROM partitions", {})
     return {
         "event_time": time_of(mark["at_ms"]),
         "totals": queries.totals(source),
-        "incidents": queries.unresolved(source, 20),
+        "going_on": going_on["n"],
+        "incidents": queries.unresolved(source, MAX_OVERVIEW),
         "series": queries.rows(source, worst, series_limit),
         "deliveries": queries.delivery_totals(source),
     }

@@ -103,6 +103,7 @@ def statements(dialect: str) -> list[str]:
         FROM silences s""",
         f"""CREATE VIEW hour_history AS
         SELECT s.name AS series, s.model, s.endpoint, {time("w.window_start_ms")} AS hour_start,
-          w.windows, w.anomalous_windows, {features}, w.score, w.gbdt_score, w.lstm_score, w.tail_probability
+          w.windows, w.anomalous_windows, {features}, w.score, w.gbdt_score, w.lstm_score, w.tail_probability,
+          {json("w.metrics")} AS metrics
         FROM window_hours w JOIN series s ON s.id = w.series_id""",
     ]

@@ -15,8 +15,9 @@ from sqlalchemy import Engine
 from monitor.cli import COMMANDS, READING, command_function, main
 from monitor.similar import similar_to
 from monitor.straight import bind
-from storage import queries, schema, terminal
+from storage import lists, queries, schema, terminal
 from storage.engine import connect, reading, upgrade
+from storage.model_schema import ModelTable
 from storage.names import SCHEMA_VERSION
 from storage.sql import plain
 from tests.stored import HOSTILE, populate
@@ -79,9 +80,9 @@ def test_the_driver_alone_reads_what_an_engine_reads(engine: Engine) -> None:
 
 def test_named_columns_are_those_of_the_tables() -> None:
     named: dict[type[schema.Base], tuple[Sequence[str], set[str]]] = {
-        schema.DeliveryTable: (queries.DELIVERY_COLUMNS, {"payload", "lease_owner"}),
-        schema.ModelTable: (queries.MODEL_COLUMNS, {"artifact"}),
-        schema.WindowTable: (queries.WINDOW_COLUMNS, {"series_id", "statistics"}),
+        schema.DeliveryTable: (lists.DELIVERY_COLUMNS, {"payload", "lease_owner"}),
+        ModelTable: (lists.MODEL_COLUMNS, {"artifact"}),
+        schema.WindowTable: (lists.WINDOW_COLUMNS, {"series_id", "statistics"}),
     }
     for table, (columns, left_out) in named.items():
         assert set(columns) == set(schema.table(table).columns.keys()) - left_out

@@ -65,7 +65,7 @@ COLUMNS = {
     "requests summary differences",
     "silence_history": "silence_id matchers starts_at ends_at recurrence created_by created_at comment",
     "hour_history": f"series model endpoint hour_start windows anomalous_windows {' '.join(FEATURES)} score "
-    "gbdt_score lstm_score tail_probability",
+    "gbdt_score lstm_score tail_probability metrics",
 }
 
 

@@ -70,6 +70,7 @@ def create_app(
     app.include_router(login.router(login.Sessions(tokens, clock, http.session_h)))
     app.include_router(_operations(engine, health))
     app.include_router(pages.router(engine, detection=settings.detection))
+    pages.missing_pages(app, engine, clock)
     _describe_security(app)
     return app
 

@@ -25,7 +25,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "deployments": ("at", "series", "model_version"),
     "actions": ("id",),
 }
-"""List -> fields of its rows that make its order, as storage.queries.ORDERS has the columns."""
+"""List -> fields of its rows that make its order, as storage.lists.ORDERS has the columns."""
 TEXTS = frozenset(
     ("incident_id", "alert_id", "series", "delivery_id", "silence_id", "version", "model_version")
 )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment
 from sqlalchemy import Engine
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from monitor.api.dashboard import budget as budgets
 from monitor.api.dashboard import incidents, lists
@@ -44,16 +47,37 @@ class Site:
     def base(self, request: Request) -> dict[str, Any]:
         return base(request, self.engine, self.clock)
 
-    def missing(self, request: Request, what: str) -> HTMLResponse:
+    def missing(self, request: Request, what: str, *, stored: bool = True) -> HTMLResponse:
         """A 404: a page for a browser, a problem document (raised) for everybody else."""
-        if "text/html" not in request.headers.get("accept", ""):
+        if not wants_page(request):
             raise HTTPException(404, what)
-        text = self.templates.get_template("missing.html").render(self.base(request) | {"what": what})
+        said = {"what": what, "stored": stored}
+        text = self.templates.get_template("missing.html").render(self.base(request) | said)
         return HTMLResponse(text, 404, headers={"cache-control": "no-store"})
 
     def show(self, template: str, context: dict[str, Any]) -> HTMLResponse:
         text = self.templates.get_template(template).render(context)
         return HTMLResponse(text, headers={"cache-control": "no-store"})
+
+
+def wants_page(request: Request) -> bool:
+    return "text/html" in request.headers.get("accept", "")
+
+
+def missing_pages(app: FastAPI, engine: Engine, clock: Clock) -> None:
+    """A browser that asks for an address that there is not gets a page, with the way back."""
+    site, otherwise = Site(engine, clock, environment()), app.router.default
+
+    async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "GET" and not scope["path"].startswith("/api/"):
+            request = Request(scope)
+            if wants_page(request):
+                answer = partial(site.missing, request, "no page of this address", stored=False)
+                await (await run_in_threadpool(answer))(scope, receive, send)
+                return
+        await otherwise(scope, receive, send)
+
+    app.router.default = not_found
 
 
 def router(

@@ -30,8 +30,14 @@ def router(engine: Engine, health: Health, clock: Clock) -> APIRouter:
     api = APIRouter(prefix="/api/v1", tags=["data"])
     _incidents(api, engine, clock)
     _alerts(api, engine, clock)
+    _deployments(api, engine, clock)
     _series(api, engine, clock)
-    _operations(api, engine, health, clock)
+    _windows(api, engine, clock)
+    _deliveries(api, engine, clock)
+    _models(api, engine)
+    _silences(api, engine, clock)
+    _sources(api, engine, health, clock)
+    _actions(api, engine, clock)
     return api
 
 
@@ -103,6 +109,8 @@ def _alerts(api: APIRouter, engine: Engine, clock: Clock) -> None:
             raise HTTPException(404, "no such alert")
         return answer(request, found)
 
+
+def _deployments(api: APIRouter, engine: Engine, clock: Clock) -> None:
     @api.get(
         "/deployments",
         summary="New model versions seen in the log, newest first",
@@ -158,6 +166,8 @@ def _series(api: APIRouter, engine: Engine, clock: Clock) -> None:
             raise HTTPException(404, "no such series")
         return answer(request, found)
 
+
+def _windows(api: APIRouter, engine: Engine, clock: Clock) -> None:
     @api.get(
         "/windows",
         summary="Windows of one series, oldest first; the first page holds the newest",
@@ -232,7 +242,7 @@ def series_summary(engine: Engine, name: str) -> dict[str, Any] | None:
     }
 
 
-def _operations(api: APIRouter, engine: Engine, health: Health, clock: Clock) -> None:
+def _deliveries(api: APIRouter, engine: Engine, clock: Clock) -> None:
     @api.get(
         "/deliveries",
         summary="Notifications and what became of them, newest first",
@@ -254,6 +264,8 @@ def _operations(api: APIRouter, engine: Engine, health: Health, clock: Clock) ->
             lambda after, n: queries.deliveries(engine, **filters, since_ms=from_ms, limit=n, after=after),
         )
 
+
+def _models(api: APIRouter, engine: Engine) -> None:
     @api.get("/models", summary="Model versions, newest first", responses=many(replies.Model))
     def models(
         request: Request,
@@ -274,6 +286,8 @@ def _operations(api: APIRouter, engine: Engine, health: Health, clock: Clock) ->
             raise HTTPException(404, "no such model version")
         return answer(request, found[0])
 
+
+def _silences(api: APIRouter, engine: Engine, clock: Clock) -> None:
     @api.get("/silences", summary="Silences, the newest first", responses=many(replies.Silence))
     def silences(
         request: Request,
@@ -287,6 +301,8 @@ def _operations(api: APIRouter, engine: Engine, health: Health, clock: Clock) ->
             lambda after, n: queries.silences(engine, until_ms=until_ms, limit=n, after=after),
         )
 
+
+def _sources(api: APIRouter, engine: Engine, health: Health, clock: Clock) -> None:
     @api.get("/sources", summary="Partitions of the log, how far each is", responses=many(replies.Source))
     def sources(request: Request) -> Response:
         return answer(request, sources_with_lag(engine, health))
@@ -302,6 +318,8 @@ def _operations(api: APIRouter, engine: Engine, health: Health, clock: Clock) ->
             hidden=("id",),
         )
 
+
+def _actions(api: APIRouter, engine: Engine, clock: Clock) -> None:
     @api.get(
         "/actions",
         summary="What people did to silences, models, deliveries and tokens, newest first",

@@ -207,6 +207,16 @@ Window: type[BaseModel] = create_model(
     metrics=(dict[str, Number] | None, ...),
 )  # type: ignore[call-overload]
 
+
+class HourMetric(Reply):
+    """One of the user's own metrics in an hour."""
+
+    mean: float = Field(description="over the windows, weighted by requests")
+    min: float
+    max: float
+    windows: int = Field(description="in which it was measured")
+
+
 Hour: type[BaseModel] = create_model(
     "Hour",
     __base__=Reply,
@@ -223,6 +233,7 @@ Hour: type[BaseModel] = create_model(
     lstm_score=(Number, ...),
     tail_probability=(Number, Field(description="the lowest")),
     is_anomalous=(bool, Field(description="one of the windows is")),
+    metrics=(dict[str, HourMetric] | None, ...),
 )  # type: ignore[call-overload]
 
 Revision: type[BaseModel] = create_model(

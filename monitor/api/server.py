@@ -61,6 +61,11 @@ def serve_in_thread(app: ASGIApp, host: str, port: int) -> ServerHandle:
     return ServerHandle(f"http://{shown}:{bound}", server, thread)
 
 
+def require_address(host: str, port: int) -> None:
+    """Raises ConfigError when the address cannot be bound, before anything else is begun."""
+    _bind(host, port).close()
+
+
 def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
     with listener:
         server.run(sockets=[listener])

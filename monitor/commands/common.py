@@ -136,14 +136,14 @@ def reading(config: Path | None, database: str | None) -> Iterator[Engine]:
         engine.dispose()
 
 
-def since_ms(since: str | None) -> int | None:
-    """`--since` as ms since the epoch; a usage error when it is no time."""
+def since_ms(since: str | None, option: str = "--since") -> int | None:
+    """A time such as that of `--since` as ms since the epoch; a usage error when it is none."""
     if since is None:
         return None
     try:
         return parse_time(since, SystemClock().now_ms())
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--since") from None
+        raise typer.BadParameter(str(error), param_hint=option) from None
 
 
 def one_of(value: str | None, allowed: Iterable[str], option: str) -> None:

@@ -1,4 +1,4 @@
-"""`inferwatch incidents`: list, show, acknowledge, resolve, label."""
+"""`inferwatch incidents`: list, show, acknowledge, resolve, reopen, label, note."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from monitor.commands.common import (
-    ByOption,
-    CommentOption,
     ConfigOption,
     DatabaseOption,
     JsonOption,
@@ -24,8 +22,8 @@ from monitor.commands.common import (
     reading,
     since_ms,
 )
-from monitor.commands.shapes import Actor, with_options
-from monitor.output import cell, number, print_fields, print_json, print_rows, say
+from monitor.commands.shapes import Actor, changing, with_options
+from monitor.output import cell, complain, number, print_fields, print_json, print_rows, say
 
 if TYPE_CHECKING:
     from storage.people import People as People
@@ -174,6 +172,9 @@ def _like_it(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _acknowledged_by(found: Mapping[str, Any]) -> str:
+    """Who acknowledged it, unless it was reopened since."""
+    if found["acknowledged_at"] is None:
+        return ""
     seen = [event["actor"] for event in found["events"] if event["kind"] == "acknowledged"]
     return str(seen[-1]) if seen else ""
 
@@ -206,16 +207,6 @@ def _value(window: Mapping[str, Any], feature: str) -> float | None:
     return None if found is None else float(found)
 
 
-def _changing(
-    by: ByOption = None,
-    comment: CommentOption = "",
-    config: ConfigOption = None,
-    database: DatabaseOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """The options of every command that changes an incident."""
-
-
 def changes(change: Callable[..., None]) -> Callable[..., None]:
     """A command out of a function of People, who acts, an incident, and of arguments of its own; it says what
     the incident is then."""
@@ -229,22 +220,37 @@ def changes(change: Callable[..., None]) -> Callable[..., None]:
 
         with reading(config, database) as engine:
             incident_id = queries.find_incident(engine, incident)
+            before = queries.incident(engine, incident_id)
             acting = people(engine, load_settings(config, database))
             change(acting, actor(by, comment), incident_id, **options)
             found = queries.incident(engine, incident_id)
         if as_json:
             print_json(found)
         else:
-            said = ", ".join(str(item["label"]) for item in found["labels"])
-            say(f"{found['title']}: {found['status']}" + (f", labelled {said}" if said else ""))
+            _say_state(found)
+        if found["revision"] == before["revision"]:
+            complain(f"nothing was changed: {_why_not(found)}")
 
-    return with_options(command, change, 2, _changing)
+    return with_options(command, change, 2, changing)
+
+
+def _say_state(found: Mapping[str, Any]) -> None:
+    said = ", ".join(str(item["label"]) for item in found["labels"])
+    seen = f", acknowledged by {_acknowledged_by(found)}" if found["acknowledged_at"] is not None else ""
+    say(f"{found['title']}: {found['status']}{seen}" + (f", labelled {said}" if said else ""))
+
+
+def _why_not(found: Mapping[str, Any]) -> str:
+    """What a change met that left an incident as it was."""
+    if found["acknowledged_at"] is not None:
+        return f"it is {found['status']}, and {_acknowledged_by(found)} has acknowledged it"
+    return f"it is {found['status']} already"
 
 
 @incidents_app.command("ack")
 @changes
 def acknowledge(people: People, person: Actor, incident: Reference) -> None:
-    """Say that somebody looks after an incident."""
+    """Say that somebody looks after an incident, or has seen it once it was over."""
     people.acknowledge(incident, by=person.name, now_ms=person.now_ms, reason=person.reason)
 
 
@@ -264,7 +270,7 @@ def reopen(people: People, person: Actor, incident: Reference) -> None:
 
 def _not_blank(text: str) -> str:
     if not text.strip():
-        raise typer.BadParameter("must say something", param_hint="LABEL")
+        raise typer.BadParameter("must say something")
     return text
 
 
@@ -283,3 +289,19 @@ def label(
 ) -> None:
     """Say what an incident was; true_positive and false_positive reach the next training."""
     people.label(incident, label, by=person.name, now_ms=person.now_ms, comment=person.reason)
+
+
+@incidents_app.command("note")
+@changes
+def note(
+    people: People,
+    person: Actor,
+    incident: Reference,
+    note: Annotated[
+        str, typer.Argument(metavar="TEXT", help="what is worth knowing the next time", callback=_not_blank)
+    ],
+) -> None:
+    """Write down what you know about an incident; it stands in its timeline."""
+    if person.reason:
+        raise typer.BadParameter("say all of it in TEXT", param_hint="--comment")
+    people.note(incident, note, by=person.name, now_ms=person.now_ms)

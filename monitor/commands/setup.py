@@ -48,6 +48,7 @@ def config_check(
     _print_checks(checks, as_json)
     if not all(check.ok for check in checks):
         raise typer.Exit(78)
+    _say_next("doctor", config, as_json)
 
 
 @config_app.command("show")
@@ -99,6 +100,12 @@ def doctor(config: ConfigOption = None, database: DatabaseOption = None, as_json
     _print_checks(checks, as_json)
     if not all(check.ok for check in checks):
         raise typer.Exit(1)
+    _say_next("run", config, as_json)
+
+
+def _say_next(command: str, config: Path | None, as_json: bool) -> None:
+    if not as_json:
+        say(f"next: inferwatch {command}" + (f" --config {config}" if config is not None else ""))
 
 
 def _print_checks(checks: list[Check], as_json: bool) -> None:

@@ -21,7 +21,7 @@ from monitor.commands.common import (
     looking,
     reading,
 )
-from monitor.output import print_rows, say
+from monitor.output import print_json, print_rows, say
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine as Engine
@@ -46,6 +46,16 @@ def _acting(
     database: DatabaseOption = None,
 ) -> None:
     """The options of every command by which a person changes something."""
+
+
+def changing(
+    by: ByOption = None,
+    comment: CommentOption = "",
+    config: ConfigOption = None,
+    database: DatabaseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The options of every command by which a person changes something that can be shown."""
 
 
 def prints(columns: Sequence[str], empty: str) -> Callable[[Callable[..., Rows]], Callable[..., None]]:
@@ -76,6 +86,22 @@ def acts(act: Callable[..., str]) -> Callable[..., None]:
         say(said)
 
     return with_options(command, act, 2, _acting)
+
+
+def answers(act: Callable[..., tuple[Any, str]]) -> Callable[..., None]:
+    """As `acts`; it returns what to print with --json and what to say without."""
+
+    def command(
+        by: str | None, comment: str, config: Path | None, database: str | None, as_json: bool, **options: Any
+    ) -> None:
+        with reading(config, database) as engine:
+            shown, said = act(engine, actor(by, comment), **options)
+        if as_json:
+            print_json(shown)
+        else:
+            say(said)
+
+    return with_options(command, act, 2, changing)
 
 
 def with_options(

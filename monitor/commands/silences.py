@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from monitor.clock import SystemClock, rfc3339
-from monitor.commands.common import (
-    ByOption,
-    CommentOption,
-    ConfigOption,
-    DatabaseOption,
-    JsonOption,
-    SinceOption,
-    Source,
-    group,
-    newer,
-    reading,
-    who,
-)
-from monitor.commands.shapes import Actor, Engine, Rows, acts, prints
+from monitor.clock import rfc3339
+from monitor.commands.common import SinceOption, Source, group, newer, since_ms
+from monitor.commands.shapes import Actor, Engine, Rows, acts, answers, prints
 from monitor.errors import InferwatchError
-from monitor.output import parse_duration_ms, parse_time, print_json, say
+from monitor.output import parse_duration_ms
 from storage.names import SILENCE_FIELDS
 
 silences_app = group("Keep notifications quiet for a while.")
@@ -37,47 +25,73 @@ def list_silences(source: Source, since: SinceOption = None) -> Rows:
     return newer(queries.silences(source), "ends_at", since)
 
 
+def _matching(texts: list[str]) -> list[str]:
+    names = [parse_matcher(text)[0] for text in texts]
+    for name in names:
+        if names.count(name) > 1:
+            raise typer.BadParameter(f"{name} is given twice, and all must hold; add a silence for each")
+    return texts
+
+
+def _length_ms(text: str) -> int:
+    """How long, ms; a usage error for no time or none at all."""
+    try:
+        length_ms = parse_duration_ms(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if length_ms <= 0:
+        raise typer.BadParameter("must be longer than nothing")
+    return length_ms
+
+
+def _a_length(text: str) -> str:
+    _length_ms(text)
+    return text
+
+
+def _a_time(text: str | None) -> str | None:
+    since_ms(text, "--start")
+    return text
+
+
 @silences_app.command("add")
+@answers
 def add_silence(
+    engine: Engine,
+    person: Actor,
     matchers: Annotated[
         list[str],
-        typer.Argument(metavar="FIELD=VALUE...", help="series, model, endpoint, tenant, ... = exact value"),
+        typer.Argument(
+            metavar="FIELD=VALUE...",
+            help="series, model, endpoint, tenant, ... = exact value",
+            callback=_matching,
+        ),
     ],
-    length: Annotated[str, typer.Option("--for", metavar="TIME", help="how long, such as 2h")] = "2h",
+    length: Annotated[
+        str, typer.Option("--for", metavar="TIME", help="how long, such as 2h", callback=_a_length)
+    ] = "2h",
     start: Annotated[
-        str | None, typer.Option("--start", metavar="TIME", help="event time; default: now")
+        str | None,
+        typer.Option("--start", metavar="TIME", help="event time; default: now", callback=_a_time),
     ] = None,
-    by: ByOption = None,
-    comment: CommentOption = "",
-    config: ConfigOption = None,
-    database: DatabaseOption = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> tuple[dict[str, Any], str]:
     """Keep notifications of matching alerts quiet; incidents are recorded all the same."""
     from storage.people import People
 
     wanted = dict(parse_matcher(text) for text in matchers)
-    now_ms = SystemClock().now_ms()
-    try:
-        starts_at_ms = now_ms if start is None else parse_time(start, now_ms)
-        ends_at_ms = starts_at_ms + parse_duration_ms(length)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-    if ends_at_ms <= starts_at_ms:
-        raise typer.BadParameter("must be longer than nothing", param_hint="--for")
-    with reading(config, database) as engine:
-        silence = People(engine).silence(
-            wanted,
-            starts_at_ms=starts_at_ms,
-            ends_at_ms=ends_at_ms,
-            by=who(by),
-            now_ms=now_ms,
-            comment=comment,
-        )
-    if as_json:
-        print_json({"silence_id": silence.silence_id, "matchers": wanted, "ends_at": rfc3339(ends_at_ms)})
-    else:
-        say(f"{silence.silence_id} until {rfc3339(ends_at_ms)}")
+    given_ms = since_ms(start, "--start")
+    starts_at_ms = person.now_ms if given_ms is None else given_ms
+    ends_at_ms = starts_at_ms + _length_ms(length)
+    silence = People(engine).silence(
+        wanted,
+        starts_at_ms=starts_at_ms,
+        ends_at_ms=ends_at_ms,
+        by=person.name,
+        now_ms=person.now_ms,
+        comment=person.reason,
+    )
+    shown = {"silence_id": silence.silence_id, "matchers": wanted, "ends_at": rfc3339(ends_at_ms)}
+    return shown, f"{silence.silence_id} until {rfc3339(ends_at_ms)}"
 
 
 def parse_matcher(text: str) -> tuple[str, str]:

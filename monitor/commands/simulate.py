@@ -7,13 +7,16 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from monitor.clock import SystemClock, rfc3339
-from monitor.commands.common import ConfigOption, DatabaseOption, JsonOption
-from monitor.output import parse_time, print_json_line, print_rows, say
+from monitor.commands.common import ConfigOption, DatabaseOption, JsonOption, load_settings, since_ms
+from monitor.output import print_json_line, print_rows, say
+
+if TYPE_CHECKING:
+    from monitor.simulate import SimulateOptions, SimulateSummary
 
 
 def simulate(
@@ -54,45 +57,45 @@ def simulate(
     as_json: JsonOption = False,
 ) -> None:
     """Write realistic logs of imaginary model services, with faults, to a file or a Kafka topic."""
-    from monitor.commands.common import load_settings
-    from monitor.simulate import SimulateOptions
-    from monitor.simulate import simulate as run_simulation
-
     if list_faults:
         _list_faults(as_json)
         return
-    clock = SystemClock()
-    try:
-        start_ms = None if start is None else parse_time(start, clock.now_ms())
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--start") from None
     if (out is None) == (topic is None):
         raise typer.BadParameter("give either --out FILE or --topic NAME", param_hint="--out")
-    if bootstrap_servers is None:
-        bootstrap_servers = load_settings(config, database).source.bootstrap_servers
+    from monitor.simulate import SimulateOptions
+
     options = SimulateOptions(
         out=out,
         topic=topic,
-        bootstrap_servers=bootstrap_servers,
+        bootstrap_servers=bootstrap_servers or load_settings(config, database).source.bootstrap_servers,
         days=days,
         services=services,
         rate_per_s=rate,
         seed=seed,
-        start_ms=start_ms,
+        start_ms=since_ms(start, "--start"),
         faults=tuple(fault or ()),
         random_faults=random_faults,
         truth=truth,
         follow=follow,
     )
+    _say_written(_written(options, as_json), as_json)
+
+
+def _written(options: SimulateOptions, as_json: bool) -> SimulateSummary:
+    """Write the log, until it is done or a signal ends it."""
+    from monitor.simulate import simulate as run_simulation
+
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     progress = _show_progress if sys.stderr.isatty() and not as_json else None
-    summary = run_simulation(options, clock=clock, stop=stop, on_progress=progress)
+    return run_simulation(options, clock=SystemClock(), stop=stop, on_progress=progress)
+
+
+def _say_written(summary: SimulateSummary, as_json: bool) -> None:
     if as_json:
-        print_json_line(
-            {**dataclasses.asdict(summary), "truth": [dataclasses.asdict(f) for f in summary.truth]}
-        )
+        truth = [dataclasses.asdict(fault) for fault in summary.truth]
+        print_json_line({**dataclasses.asdict(summary), "truth": truth})
         return
     say(
         f"{summary.records:,} records of {len(summary.series)} services from {rfc3339(summary.start_ms)} to "

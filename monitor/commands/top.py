@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from monitor.clock import SystemClock
 from monitor.commands.common import ConfigOption, DatabaseOption, JsonOption, looking
-from monitor.output import age, cell, clean, print_json, severity_style
+from monitor.output import print_json
 
 if TYPE_CHECKING:
-    from rich.console import Group
-    from rich.table import Table
+    from rich.console import Console
+
+    Look = Callable[[], Mapping[str, Any]]
 
 PIPE_WIDTH = 160
+ONCE_INCIDENTS = 20
 
 
 def top(
@@ -28,93 +31,72 @@ def top(
         float, typer.Option("--every", metavar="SECONDS", min=0.2, max=3_600, help="between looks")
     ] = 2.0,
 ) -> None:
-    """What is broken, which series score highest, what was sent: live, until Ctrl-C."""
+    """What is broken, which series score highest, what was sent: live, until q or Ctrl-C."""
     from rich.console import Console
-    from rich.live import Live
 
+    from monitor.commands.top_view import Cut, view
     from storage import terminal
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=PIPE_WIDTH)
-    with looking(config, database) as engine:
-        if as_json:
-            print_json(terminal.overview(engine))
-            return
-        if once or not console.is_terminal:
-            console.print(view(terminal.overview(engine), SystemClock().now_ms()))
-            return
-        try:
-            with Live(console=console, screen=True, auto_refresh=False) as live:
-                while True:
-                    live.update(view(terminal.overview(engine), SystemClock().now_ms()), refresh=True)
-                    time.sleep(every_s)
-        except KeyboardInterrupt:
-            return
+    def look() -> Mapping[str, Any]:
+        with looking(config, database) as source:  # opened anew: a database may be restarted in between
+            return terminal.overview(source)
+
+    if as_json:
+        print_json(look())
+        return
+    is_terminal = sys.stdout.isatty()
+    console = Console() if is_terminal else Console(width=PIPE_WIDTH)
+    if once or not is_terminal or console.is_dumb_terminal:
+        cut = Cut(console.width, ONCE_INCIDENTS, folded=True)
+        console.print(view(look(), SystemClock().now_ms(), cut))
+        return
+    try:
+        _watch(console, look, every_s)
+    except KeyboardInterrupt:
+        return
 
 
-def view(seen: Mapping[str, Any], now_ms: int) -> Group:
-    """The whole screen for one overview."""
-    from rich.console import Group
-    from rich.text import Text
+def _watch(console: Console, look: Look, every_s: float) -> None:
+    """The whole screen, until somebody ends it. A first look that fails is an error; a later one is shown."""
+    from rich.live import Live
 
-    totals, sent = seen["totals"], seen["deliveries"]
-    waiting = sent.get("pending", 0) + sent.get("claimed", 0)
-    head = Text.assemble(
-        ("Inferwatch ", "bold"),
-        f"event time {cell(seen['event_time'])}  ",
-        f"{totals['records']:,} records, {totals['rejected']:,} rejected, {totals['late']:,} late  ",
-        f"{totals['series']:,} series, {totals['windows']:,} windows",
-    )
-    told = Text.assemble(
-        f"notifications: {sent.get('delivered', 0):,} delivered, {waiting:,} waiting, ",
-        (f"{sent.get('dead', 0):,} given up", "bold red" if sent.get("dead") else ""),
-    )
-    parts = [head, told, Text(), _incidents(seen["incidents"], seen["event_time"], now_ms), Text()]
-    return Group(*parts, _series(seen["series"]))
+    from monitor.commands.keyboard import Keyboard
+    from monitor.commands.top_view import Footer, cut_to, screen
 
-
-def _incidents(rows: list[Mapping[str, Any]], event_time: Any, now_ms: int) -> Table | Any:
-    from rich.text import Text
-
-    if not rows:
-        return Text("nothing is broken", style="green")
-    at_ms = now_ms if event_time is None else min(now_ms, round(event_time.timestamp() * 1000))
-    table = _table("severity", "status", "since", "lasting", "series", "incident", "title")
-    for row in rows:
-        lasting = age(at_ms - round(row["started_at"].timestamp() * 1000))
-        table.add_row(
-            Text(str(row["severity"]), style=severity_style(str(row["severity"]))),
-            str(row["status"]),
-            cell(row["started_at"]),
-            lasting,
-            str(row["series_count"]),
-            str(row["incident_id"])[:8],
-            Text(clean(str(row["title"]))),
-        )
-    return table
+    seen, failure, first = look(), None, 0
+    looked_ms, due_s = SystemClock().now_ms(), time.monotonic() + every_s
+    with Keyboard() as keys, Live(console=console, screen=True, auto_refresh=False) as live:
+        while True:
+            cut = cut_to(seen, looked_ms, console.size, first)
+            live.update(screen(seen, Footer(looked_ms, every_s, failure), cut), refresh=True)
+            key = keys.wait(due_s - time.monotonic())
+            if key == "end":
+                return
+            if key == "stop":
+                live.stop()
+                keys.suspend()
+                live.start()
+            first = _moved(cut.first, key, len(seen["incidents"]), cut.incidents)
+            if key == "now" or time.monotonic() >= due_s:
+                found, failure = _looked(look)
+                looked_ms, due_s = SystemClock().now_ms(), time.monotonic() + every_s
+                seen = seen if found is None else found
 
 
-def _series(rows: list[Mapping[str, Any]]) -> Table | Any:
-    from rich.text import Text
+def _looked(look: Look) -> tuple[Mapping[str, Any] | None, str | None]:
+    """What there is, or why it cannot be told just now."""
+    from monitor.cli import exit_code, first_line
 
-    table = _table("score", "", "series", "newest window")
-    for row in rows:
-        score = float(row["last_score"])
-        table.add_row(
-            f"{score:.3f}",
-            Text("█" * round(score * 20), style="red" if row["last_is_anomalous"] else "cyan"),
-            Text(clean(str(row["series"]))),
-            cell(row["last_window_start"]),
-        )
-    return table if rows else Text("no series yet")
+    try:
+        return look(), None
+    except Exception as error:
+        if exit_code(error) is None:
+            raise
+        return None, first_line(error)
 
 
-def _table(*columns: str) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
+def _moved(first: int, key: str | None, rows: int, page: int) -> int:
+    """The place of the incident on top after a key."""
+    if key in ("first", "last"):
+        return 0 if key == "first" else rows
+    return max(first + {"up": -1, "down": 1, "page up": -page, "page down": page}.get(key or "", 0), 0)

@@ -12,12 +12,14 @@ import typer
 from monitor import logs
 from monitor.clock import rfc3339
 from monitor.commands.common import ConfigOption, DatabaseOption, JsonOption, load_settings, reading
+from monitor.errors import ConfigError
 from monitor.log_shapes import require_files
 from monitor.output import complain, print_json, print_json_line, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from monitor.config import Settings
     from monitor.preview import Preview
     from monitor.replay import ReplayProgress, ReplaySummary
 
@@ -41,12 +43,26 @@ def demo(
 def run(config: ConfigOption = None, database: DatabaseOption = None) -> None:
     """Run the daemon until SIGTERM or SIGINT."""
     settings = load_settings(config, database)
+    _require_for_run(settings)
     from monitor.daemon import run as run_daemon
 
     logs.configure("info")
     code = run_daemon(settings)
     sys.stderr.flush()
     os._exit(code)  # all is closed; taking the interpreter apart would cost seconds on a busy machine
+
+
+def _require_for_run(settings: Settings) -> None:
+    """What would end the daemon once it is warm is told before: files to read, the address to serve at."""
+    source = settings.source
+    if source.kind == "file":
+        if not source.paths:
+            raise ConfigError("source.paths", source.paths, 'no file is named; set source.paths = ["FILE"]')
+        require_files(source.paths)
+    if settings.http.enabled:
+        from monitor.api.server import require_address
+
+        require_address(settings.http.host, settings.http.port)
 
 
 def replay(
@@ -61,8 +77,8 @@ def replay(
 ) -> None:
     """Run recorded logs through the full pipeline; the last line is a summary as one JSON object."""
     factor = parse_speed(speed)
-    require_files(files)
     settings = load_settings(config, database)
+    require_files(files)
     from monitor.replay import replay as run_replay
 
     logs.configure("warning")

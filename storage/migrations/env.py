@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from alembic import context
 
-import storage.access_schema  # noqa: F401  (its tables belong to the metadata)
+import storage.access_schema
+import storage.model_schema
+import storage.rollup_schema  # noqa: F401  (the tables of these belong to the metadata)
 from storage.schema import Base
 
 context.configure(

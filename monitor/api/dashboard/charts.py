@@ -208,9 +208,18 @@ def _measured(engine: Engine, series: str, since_ms: int, until_ms: int) -> tupl
     """Features, and the windows that start in [since_ms, until_ms); hours instead for a longer time."""
     if until_ms - since_ms > MAX_WINDOWS_MS:
         found = hours(engine, series, since_ms=since_ms, until_ms=until_ms, limit=MAX_HOURS)
-        return list(FEATURE_COLUMNS), [{**row, "start_ms": epoch_ms(row["window_start"])} for row in found]
+        metrics = sorted({name for row in found for name in row["metrics"] or ()})
+        names = [*FEATURE_COLUMNS, *(page_queries.METRIC_PREFIX + name for name in metrics)]
+        return names, [_hour_row(row, metrics) for row in found]
     names = [*FEATURE_COLUMNS, *page_queries.metric_names(engine, series)]
     return names, page_queries.measurements(engine, series, names, since_ms=since_ms, until_ms=until_ms)
+
+
+def _hour_row(row: Row, metrics: Sequence[str]) -> Row:
+    """An hour as a window is measured: the user's metrics by their means."""
+    known = row["metrics"] or {}
+    means = {page_queries.METRIC_PREFIX + name: known.get(name, {}).get("mean") for name in metrics}
+    return {**row, **means, "start_ms": epoch_ms(row["window_start"])}
 
 
 def spark(engine: Engine, alert: Row | None) -> Markup:

@@ -9,6 +9,7 @@ from fastapi import Request
 from sqlalchemy import Engine
 from starlette.routing import Match
 
+from monitor.api.access import LOCAL_USER
 from monitor.api.dashboard.render import epoch_ms
 from monitor.clock import Clock
 from storage import queries
@@ -43,6 +44,7 @@ def base(request: Request, engine: Engine, clock: Clock) -> dict[str, Any]:
         "here": request.url.path + (f"?{request.url.query}" if request.url.query else ""),
         "navigation": NAVIGATION,
         "user": str(getattr(user, "name", user)) if user is not None else "",
+        "signed_in": user not in (None, LOCAL_USER),
         "may_write": bool(getattr(request.state, "may_write", True)),
         "events_path": EVENTS_PATH if _has_route(request, EVENTS_PATH) else "",
         "sources": sources,

@@ -145,7 +145,7 @@ def one(engine: Engine, found: Row, now_ms: int) -> dict[str, Any]:
         "deliveries": found["deliveries"],
         "notes": found["notes"],
         "label": found["labels"][-1] if found["labels"] else None,
-        "seen": [e for e in found["events"] if e["kind"] == "acknowledged"][-1:],
+        "seen": [e for e in found["events"] if e["kind"] == "acknowledged" and found["acknowledged_at"]][-1:],
         "told": told_words(statuses) if statuses else _untold(found["events"]),
         "versions": sorted({str(v) for a in alerts for v in a["model_versions"]}),
         "slices": guilty_slices(alerts),

@@ -134,6 +134,9 @@
     event.preventDefault();
   });
 
+  const here = $(".top nav [aria-current]"); // on a phone the row of pages is longer than the screen
+  if (here) here.scrollIntoView({ block: "nearest", inline: "nearest" });
+
   // ----------------------------------------------------------------- live
 
   let pending = 0;

@@ -12,22 +12,33 @@
   }
   const day = (s) => new Date(s * 1000).toISOString().slice(5, 10);
 
-  function digits(value) {
-    const size = Math.abs(value);
+  const LARGE = [[1e12, 1e12, "T"], [1e9, 1e9, "G"], [1e6, 1e6, "M"], [1e4, 1e3, "k"]];
+
+  function digits(value, most) {
     if (value === 0) return "0";
-    if (size >= 1e6) return `${Number((value / 1e6).toPrecision(3))}M`;
-    if (size >= 1e4) return `${Number((value / 1e3).toPrecision(3))}k`;
-    return String(Number(value.toPrecision(3)));
+    const [, by, letter] = LARGE.find(([from]) => Math.abs(value) >= from) || [0, 1, ""];
+    return `${Number((value / by).toPrecision(most))}${letter}`;
   }
 
-  function quantity(unit, value) {
+  function quantity(unit, value, most = 3) {
     if (value === null || value === undefined) return "-";
-    if (unit === "ms") return Math.abs(value) >= 1000 ? `${digits(value / 1000)} s` : `${digits(value)} ms`;
-    if (unit === "share") return `${digits(value * 100)}%`;
-    if (unit === "MB") return Math.abs(value) >= 10240 ? `${digits(value / 1024)} GB` : `${digits(value)} MB`;
-    if (unit === "$") return `$${digits(value)}`;
-    if (unit === "one in") return value < 1.5 ? "every" : `1 in ${digits(value)}`;
-    return digits(value);
+    if (unit === "ms") return Math.abs(value) >= 1000 ? `${digits(value / 1000, most)} s` : `${digits(value, most)} ms`;
+    if (unit === "share") return `${digits(value * 100, most)}%`;
+    if (unit === "MB") return Math.abs(value) >= 10240 ? `${digits(value / 1024, most)} GB` : `${digits(value, most)} MB`;
+    if (unit === "$") return `$${digits(value, most)}`;
+    if (unit === "one in") return value < 1.5 ? "every" : `1 in ${digits(value, most)}`;
+    return digits(value, most);
+  }
+
+  // As few digits as tell the labels of an axis apart.
+  function axisLabels(unit, splits) {
+    let labels = [];
+    for (let most = 3; most <= 7; most++) {
+      labels = splits.map((v) => (v === null ? "" : quantity(unit, v, most)));
+      const known = labels.filter(Boolean);
+      if (new Set(known).size === known.length) break;
+    }
+    return labels;
   }
 
   function scaleOf(chart) {
@@ -73,7 +84,10 @@
         ctx.moveTo(x(at), top);
         ctx.lineTo(x(at), top + height);
         ctx.stroke();
-        ctx.fillText(name.slice(0, 24), x(at) + 4 * devicePixelRatio, top + 11 * devicePixelRatio);
+        const shown = name.slice(0, 24), away = 4 * devicePixelRatio;
+        const fits = x(at) + away + ctx.measureText(shown).width <= left + width;
+        ctx.textAlign = fits ? "left" : "right";
+        ctx.fillText(shown, x(at) + (fits ? away : -away), top + 11 * devicePixelRatio);
       }
       ctx.restore();
     };
@@ -105,7 +119,12 @@
     const old = drawn.get(box);
     if (old) old.plot.destroy();
     const chart = read(box);
-    if (!chart.t.length) return;
+    const empty = !chart.v.some((v) => v !== null);
+    box.classList.toggle("none", empty);
+    if (empty) {
+      box.textContent = chart.t.length ? "not measured in these windows" : "no window of this time is stored";
+      return;
+    }
     const figure = box.closest("figure");
     const output = figure.querySelector("output");
     const axis = {
@@ -127,7 +146,7 @@
       },
       axes: [
         { ...axis, size: chart.steps ? 26 : 38, gap: 4, space: 56, values: chart.steps ? undefined : timeLabels },
-        { ...axis, size: 62, gap: 6, space: 32, splits: chart.log ? powers : undefined, values: (u, splits) => splits.map((v) => (v === null ? "" : quantity(chart.unit, v))) },
+        { ...axis, size: 62, gap: 6, space: 32, splits: chart.log ? powers : undefined, values: (u, splits) => axisLabels(chart.unit, splits) },
       ],
       series: [{}, {
         stroke: css("--chart-line"),
