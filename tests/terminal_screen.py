@@ -72,15 +72,25 @@ class Terminal:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        os.close(self.main)
+        if self.main >= 0:
+            os.close(self.main)
         os.close(self.follower)
+
+    def hang_up(self) -> None:
+        """Close the window: the terminal is gone."""
+        os.close(self.main)
+        self.main = -1
 
     def press(self, keys: str) -> None:
         os.write(self.main, keys.encode())
 
-    def resize(self, columns: int, lines: int) -> None:
+    def resize(self, columns: int, lines: int, within_s: float = 20.0) -> None:
+        """Give the window another size; returns when the command has begun to draw anew."""
         self.screen.resize(lines, columns)
         self._size(columns, lines)
+        deadline = time.monotonic() + within_s
+        while not self._read():
+            assert time.monotonic() < deadline, f"nothing is drawn:\n{self.text}"
 
     def until(self, told: Callable[[str], bool], within_s: float = 20.0) -> str:
         """The screen once `told` holds of it."""

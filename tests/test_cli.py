@@ -66,13 +66,6 @@ def sqlite_url(tmp_path_factory: pytest.TempPathFactory) -> str:
     return url
 
 
-@pytest.fixture
-def fresh_url(tmp_path: Path) -> str:
-    url = f"sqlite:///{tmp_path / 'fresh.db'}"
-    populate(url)
-    return url
-
-
 READS: list[tuple[list[str], list[str], int]] = [
     (["incidents", "list"], ["incident_id", "status", "severity", "title", "series_count", "started_at"], 2),
     (["alerts"], ["alert_id", "incident_id", "series", "window_start", "score", "reason", "top_features"], 2),
@@ -135,38 +128,6 @@ def test_names_from_the_log_cannot_command_the_terminal(sqlite_url: str) -> None
         assert process.wait() == 0
         assert b"\x1b[2J" not in shown
         assert b"evil" in shown
-
-
-def test_people_acknowledge_label_and_resolve(
-    call: Callable[..., tuple[int, str, str]], fresh_url: str
-) -> None:
-    database = ("--database", fresh_url)
-    assert call("incidents", "ack", "1", "--by", "ada", "--comment", "mine", *database)[0] == 0
-    assert call("incidents", "label", "1", "true_positive", "--by", "ada", *database)[0] == 0
-    code, out, _ = call("incidents", "resolve", "1", "--by", "ada", *database, "--json")
-    found = json.loads(out)
-    assert (code, found["status"], found["resolution"]) == (0, "resolved", "by_person")
-    assert [label["label"] for label in found["labels"]] == ["true_positive"]
-    people = [(event["kind"], event["actor"]) for event in found["events"] if event["actor"] == "ada"]
-    assert people == [("acknowledged", "ada"), ("labelled", "ada"), ("resolved", "ada")]
-    assert [row["event"] for row in found["deliveries"]] == ["incident.opened", "incident.resolved"]
-    assert [row["channel"] for row in found["deliveries"]] == ["oncall", "oncall"]
-    out = call("incidents", "reopen", "1", "--by", "ada", "--comment", "no", *database, "--json")[1]
-    again = json.loads(out)
-    assert (again["status"], again["events"][-1]["reason"]) == ("open", "no")
-
-
-def test_silences_are_added_listed_and_ended(
-    call: Callable[..., tuple[int, str, str]], fresh_url: str
-) -> None:
-    database = ("--database", fresh_url)
-    code, out, _ = call("silences", "add", "model=chat", "--for", "2h", "--by", "ada", *database, "--json")
-    assert code == 0
-    silence = json.loads(out)["silence_id"]
-    rows = json.loads(call("silences", "list", *database, "--json")[1])
-    assert [(row["silence_id"], row["matchers"]) for row in rows] == [(silence, {"model": "chat"})]
-    assert call("silences", "remove", silence, *database)[0] == 0
-    assert call("silences", "add", "colour=red", *database)[0] == 2
 
 
 def test_since_narrows_and_nonsense_is_a_usage_error(

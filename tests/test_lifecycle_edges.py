@@ -1,4 +1,4 @@
-"""What people say of incidents at times when one would not: by command and by HTTP alike."""
+"""What people say of incidents, also at times when one would not: by command and by HTTP alike."""
 
 from __future__ import annotations
 
@@ -184,3 +184,30 @@ def test_channels_hear_of_an_acknowledgement_while_it_lasts(engine: Engine) -> N
     acting.acknowledge(incident_id, by="ada", now_ms=SystemClock().now_ms())
     sent = [row["event"] for row in queries.deliveries(engine, incident_id=incident_id)]
     assert sent.count("incident.acknowledged") == 1
+
+
+def test_people_acknowledge_label_and_resolve(call: Call, url: str) -> None:
+    database = ("--database", url)
+    assert call("incidents", "ack", "1", "--by", "ada", "--comment", "mine", *database)[0] == 0
+    assert call("incidents", "label", "1", "true_positive", "--by", "ada", *database)[0] == 0
+    code, out, _ = call("incidents", "resolve", "1", "--by", "ada", *database, "--json")
+    found = json.loads(out)
+    assert (code, found["status"], found["resolution"]) == (0, "resolved", "by_person")
+    assert [label["label"] for label in found["labels"]] == ["true_positive"]
+    people = [(event["kind"], event["actor"]) for event in found["events"] if event["actor"] == "ada"]
+    assert people == [("acknowledged", "ada"), ("labelled", "ada"), ("resolved", "ada")]
+    assert [row["event"] for row in found["deliveries"]] == ["incident.opened", "incident.resolved"]
+    assert [row["channel"] for row in found["deliveries"]] == ["oncall", "oncall"]
+    out = call("incidents", "reopen", "1", "--by", "ada", "--comment", "no", *database, "--json")[1]
+    again = json.loads(out)
+    assert (again["status"], again["events"][-1]["reason"]) == ("open", "no")
+
+
+def test_silences_are_added_listed_and_ended(call: Call, url: str) -> None:
+    database = ("--database", url)
+    code, out, _ = call("silences", "add", "model=chat", "--for", "2h", "--by", "ada", *database, "--json")
+    assert code == 0
+    silence = json.loads(out)["silence_id"]
+    rows = json.loads(call("silences", "list", *database, "--json")[1])
+    assert [(row["silence_id"], row["matchers"]) for row in rows] == [(silence, {"model": "chat"})]
+    assert call("silences", "remove", silence, *database)[0] == 0

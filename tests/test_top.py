@@ -132,6 +132,13 @@ def test_other_ends_leave_the_terminal_as_it_was_too(
         assert terminal.as_before and terminal.text.strip() == ""
 
 
+def test_it_ends_with_its_window(log: Log) -> None:
+    with top(log) as terminal:
+        terminal.until(lambda screen: "q ends" in screen)
+        terminal.hang_up()
+        assert terminal.process.wait(timeout=20) != 0
+
+
 def test_ctrl_z_gives_the_terminal_back_until_it_goes_on(log: Log) -> None:
     with top(log) as terminal:
         terminal.until(lambda screen: "q ends" in screen)

@@ -10,6 +10,7 @@ import sys
 import termios
 import tty
 from collections import deque
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -79,9 +80,15 @@ class Keyboard:
                 self._stopped = False
                 return "stop"
             if self._fd is not None and self._fd in ready:
-                pressed = os.read(self._fd, 1_024).decode("utf-8", "replace")
-                self._keys += [NAMES.get(key, key) for key in _PRESSED.findall(pressed)] or ["end"]
+                self._keys += self._pressed(self._fd)
         return self._keys.popleft() if self._keys else None
+
+    def _pressed(self, fd: int) -> list[str]:
+        try:
+            sent = os.read(fd, 1_024).decode("utf-8", "replace")
+        except OSError:  # the terminal has gone
+            sent = ""
+        return [NAMES.get(key, key) for key in _PRESSED.findall(sent)] or ["end"]
 
     def suspend(self) -> None:
         """Stop this process as Ctrl-Z does; returns when it is continued."""
@@ -95,7 +102,8 @@ class Keyboard:
 
     def _as_before(self) -> None:
         if self._fd is not None and self._before is not None:
-            termios.tcsetattr(self._fd, termios.TCSADRAIN, self._before)
+            with suppress(termios.error):  # the terminal has gone
+                termios.tcsetattr(self._fd, termios.TCSADRAIN, self._before)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self._stopped = True
