@@ -52,6 +52,7 @@ class Owner:
     halted: bool = False  # set by a signal: stop at the next batch
     turned_at_s: float = 0.0  # monotonic time of the newest sign of life, for the watchdog
     in_database: bool = False
+    unreachable: bool = False  # no broker has answered for `source.stalled_after_s`
 
     def __post_init__(self) -> None:
         self.turned_at_s = self.parts.clock.monotonic_s()
@@ -234,6 +235,21 @@ class Owner:
                     p.resting = True
             elif now_s - p.committed_at_s < self.settings.source.stalled_after_s:
                 self.parts.ledger.touch(*place, self.parts.clock.now_ms())
+
+    def _mind_brokers(self) -> None:
+        """While no broker answers, nobody can take a partition over or read it: that is nobody's standing
+        still, until it has lasted as long as a stall."""
+        away_s = self.parts.source.away_s()
+        lasts = away_s >= self.settings.source.stalled_after_s
+        metrics.AWAY_SECONDS.set(away_s)
+        if away_s > 0 and not lasts:
+            self.parts.ledger.excuse(self.parts.clock.now_ms())
+        if lasts and not self.unreachable:
+            servers = self.settings.source.bootstrap_servers
+            log.error("source_unreachable", seconds=round(away_s), bootstrap_servers=servers)
+        elif self.unreachable and not lasts:
+            log.info("source_reachable_again")
+        self.unreachable = lasts
 
     def _fully_read(self, p: OwnedPartition) -> bool:
         return stalls.is_fully_read(self.parts.source.progress().get(p.key))

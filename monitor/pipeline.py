@@ -67,6 +67,7 @@ class Pipeline(Owner):
         self._show_life()
         for event in self.parts.source.poll(timeout_s, max_records):
             self._receive(event)
+        self._mind_brokers()
         if self.parts.clock.monotonic_s() >= self._retry_at_s:
             self._claim_waiting()
             self._observe()

@@ -23,6 +23,8 @@ SKETCH_HORIZONS = 2
 """Sketches are kept this many revision horizons: amendments that wait for their window to close were
 decided at an earlier watermark, and a restart decides them again."""
 TOTALS = ("records", "accepted", "rejected", "late", "duplicates")
+OFFSETS = ("old_next_offset", "next_offset", "restart_offset", "close_offset")
+FENCED = ("topic", "partition", "epoch", *OFFSETS, "watermark_ms", "model_version", "committed_at_ms")
 GIVE_BACK_LOCK_MS = 300
 """A process that ends cannot wait for a transaction that hangs, its own perhaps."""
 ATTENDANCE_GAP_MS = 15_000
@@ -64,8 +66,9 @@ class Ledger:
     `fold` is called inside the commit's transaction. `allowed_lateness_ms` is how far behind the watermark
     a window may still close; `hold_s` is how long (wall time) a partition that nobody commits, claims or
     touches holds back the incidents of the others. After `attend`, as long as `fold_pending` is called
-    regularly, only time in which this process could see the database counts: after an outage everybody gets
-    `hold_s` to come back. Database errors pass through as they are: see `engine.is_transient`.
+    regularly, only time in which this process could see the database counts, and in which nothing was
+    excused: after an outage everybody gets `hold_s` to come back. Database errors pass through as they are:
+    see `engine.is_transient`.
     """
 
     def __init__(
@@ -246,6 +249,12 @@ class Ledger:
         """From now on `fold_pending` is called every few seconds."""
         self._attending_since_ms = self._attended_at_ms = now_ms
 
+    def excuse(self, now_ms: int) -> None:
+        """Nobody can go on for now, as the brokers are away: everybody gets `hold_s` from now on. From any
+        thread."""
+        if self._attending_since_ms is not None:
+            self._attending_since_ms = now_ms
+
     def _stale_before_ms(self, now_ms: int) -> int | None:
         """A partition last seen before this holds nobody back; None = who stands still cannot be told."""
         since_ms, at_ms = self._attending_since_ms, now_ms - self.hold_ms
@@ -380,17 +389,4 @@ def _token(commit: Commit) -> str:
 
 
 def _fence_values(commit: Commit, token: str) -> dict[str, Any]:
-    names = (
-        "topic",
-        "partition",
-        "epoch",
-        "old_next_offset",
-        "next_offset",
-        "restart_offset",
-        "close_offset",
-        "watermark_ms",
-        "model_version",
-        "committed_at_ms",
-        *TOTALS,
-    )
-    return {**{f"b_{name}": getattr(commit, name) for name in names}, "b_token": token}
+    return {**{f"b_{name}": getattr(commit, name) for name in (*FENCED, *TOTALS)}, "b_token": token}

@@ -311,6 +311,22 @@ def test_a_partition_that_stands_still_holds_incidents_back_for_a_while_only(eng
     assert ledger.fold_pending(31_001) == 0
 
 
+def test_time_that_is_excused_counts_for_nobody(engine: Engine) -> None:
+    """Brokers that are away: whoever stands still has a reason."""
+    ledger = make_ledger(engine, hold_s=30.0)
+    ledger.attend(0)
+    still, moving = ledger.claim("logs", 0, now_ms=0), ledger.claim("logs", 1, now_ms=0)
+    ledger.commit(make_commit(still, None, 1, watermark_ms=0, committed_at_ms=1_000))
+    alarm = {"series": [make_series("m/a")], "transitions": [fired("m/a", 0)]}
+    assert ledger.commit(make_commit(moving, None, 5, committed_at_ms=2_000, **alarm)).folded == 0
+    for now_ms in range(5_000, 120_001, 5_000):
+        ledger.excuse(now_ms)
+        assert ledger.fold_pending(now_ms) == 0
+    for now_ms in range(130_000, 150_001, 10_000):
+        assert ledger.fold_pending(now_ms) == 0
+    assert ledger.fold_pending(155_000) == 1 and count(engine, "incidents") == 1
+
+
 def test_transitions_behind_the_allowed_lateness_wait(engine: Engine) -> None:
     ledger = make_ledger(engine, allowed_lateness_ms=10_000)
     claim = ledger.claim("logs", 0, now_ms=0)
