@@ -36,6 +36,7 @@ bench: setup  ## short forms of the speed benchmarks; results in benchmarks/resu
 	$(BIN)/python -m benchmarks.scale --series 10 100 1000
 	$(BIN)/python -m benchmarks.queries
 	$(BIN)/python -m benchmarks.live --series 1000 --windows 6
+	$(BIN)/python -m benchmarks.retraining --days 1 --records 100000 --logs 6
 
 clean:  ## remove what was built
 	rm -rf $(VENV) build dist site .cache .pytest_cache .mypy_cache .ruff_cache

@@ -40,13 +40,15 @@ def alert_id(n: int) -> str:
     return f"{n:08x}-0000-5000-8000-000000000001"
 
 
-def insert_windows(engine: Engine, windows: int) -> None:
+def insert_windows(engine: Engine, windows: int, statistics: str | None = None) -> None:
     """SERIES series of one window a minute, a day of one series after the other, made by the database.
 
     Window i (from 0) is minute i % day of day i // (SERIES * day), of series i // day % SERIES.
+    `statistics`: an SQL expression over i; zeros by default.
     """
     day = _day(windows)
-    blob = "zeroblob(400)" if engine.dialect.name == "sqlite" else "decode(repeat('00', 400), 'hex')"
+    zeros = "zeroblob(400)" if engine.dialect.name == "sqlite" else "decode(repeat('00', 400), 'hex')"
+    blob = statistics or zeros
     start = f"{START_MS} + (i / {SERIES * day} * {day} + i % {day}) * CAST({MINUTE_MS} AS BIGINT)"
     values = {
         **dict.fromkeys(FEATURE_COLUMNS, "0.5"), "request_count": "60.0",
@@ -127,8 +129,8 @@ def delivery_rows(incidents: int) -> Iterator[dict[str, Any]]:
             }  # fmt: skip
 
 
-def fill(engine: Engine, windows: int, incidents: int) -> None:
-    """Everything in parts of PART rows, each in a transaction."""
+def insert_series(engine: Engine, windows: int) -> None:
+    """The tables, one partition and the SERIES series that these windows belong to."""
     upgrade(engine)
     partition = {"topic": "t", "partition": 0, "epoch": 1, "updated_at_ms": START_MS}
     newest_ms = START_MS + (span_ms(windows) - MINUTE_MS)
@@ -142,6 +144,11 @@ def fill(engine: Engine, windows: int, incidents: int) -> None:
             for i in range(SERIES)
         ]  # fmt: skip
         connection.execute(table(schema.SeriesTable).insert(), names)
+
+
+def fill(engine: Engine, windows: int, incidents: int) -> None:
+    """Everything in parts of PART rows, each in a transaction."""
+    insert_series(engine, windows)
     insert_windows(engine, windows)
     for of, rows in (
         (schema.IncidentTable, incident_rows(incidents)),

@@ -184,8 +184,8 @@ class DatabaseSettings(_Section):
     url: str = Field("sqlite:///inferwatch.db", description="SQLAlchemy URL, sqlite or postgresql")
     commit_interval_s: Annotated[float, Field(gt=0, le=60)] = Field(
         1.0,
-        description="seconds between commits at the most, while records arrive; three times that where commits "
-        "take long and a partition lags",
+        description="seconds between commits at the most, while records arrive; windows that close are "
+        "written at once, and three times as much may pass where commits take long and a partition lags",
     )
     keep_windows_days: Annotated[float, Field(gt=0)] = Field(
         90.0, description="days of event time windows are kept"

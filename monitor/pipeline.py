@@ -233,11 +233,12 @@ class Pipeline(Owner):
             self.commit(p)
 
     def _between_commits_s(self, p: OwnedPartition) -> float:
-        """The interval that is configured; while the partition lags, longer where commits take long."""
+        """The interval that is configured; none once windows have closed, as somebody may wait for what they
+        say. While the partition lags nobody does, and where commits take long they are rarer."""
         interval_s = self.settings.database.commit_interval_s
         end = self.ends.get(p.key)
         if p.next_offset is None or (end is not None and p.next_offset >= end):
-            return interval_s
+            return 0.0 if p.draft.windows else interval_s
         return min(max(interval_s, p.commit_took_s / COMMIT_SHARE), LAGGING_INTERVALS * interval_s)
 
     # --------------------------------------------------------------- the rarer events

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, bindparam, insert, select, update
+from sqlalchemy import BigInteger, Connection, bindparam, func, insert, select, update
 
 from storage import schema, text
 from storage.bulk import execute_many, insert_many
@@ -67,14 +67,15 @@ _COMPARE = (
         }
     )
 )
+_NO_WINDOWS: Row = {
+    "windows": 0, "last_window_start_ms": None, "last_score": None, "last_is_anomalous": None,
+}  # fmt: skip
 _NEWEST = (
     update(SERIES)
     .where(SERIES.c.id == bindparam("b_id"))
     .values(
-        windows=SERIES.c.windows + bindparam("b_windows"),
-        last_window_start_ms=bindparam("b_start_ms"),
-        last_score=bindparam("b_score"),
-        last_is_anomalous=bindparam("b_is_anomalous"),
+        {name: bindparam(f"b_{name}") for name in _NO_WINDOWS}
+        | {"windows": SERIES.c.windows + bindparam("b_windows")}
     )
 )
 _SKETCH_COLUMNS = ("series_id", "window_start_ms", "partition_id", "sketch")
@@ -91,7 +92,9 @@ class ResultWriter:
             schema.SeriesTable,
             dialect,
             ["name"],
-            {name: _excluded(name) for name in (*_SERIES_COLUMNS, *_STATES)},
+            {name: _excluded(name) for name in (*_SERIES_COLUMNS, *_STATES)}
+            | {name: _excluded_if_any(name) for name in _NO_WINDOWS}
+            | {"windows": lambda existing, excluded: existing["windows"] + excluded["windows"]},
         )
         self._insert_deployments = insert_missing(schema.DeploymentTable, dialect)
         self._upsert_alerts = upsert(schema.AlertTable, dialect, ["alert_id"])
@@ -117,7 +120,8 @@ class ResultWriter:
         Sketches of windows that start before `sketches_from_ms` are left out: nothing amends them any more.
         """
         ids = self._write_series(connection, commit, partition_id)
-        self._write_windows(connection, commit.windows, ids)
+        owners = [ids[series] for batch in commit.windows for series in batch.series]
+        insert_many(connection, WINDOWS, WINDOW_COLUMNS, window_rows(commit.windows, owners))
         self._revise(connection, commit, ids)
         self._write_sketches(connection, commit, partition_id, ids, sketches_from_ms)
         if commit.rejected_rows:
@@ -137,32 +141,12 @@ class ResultWriter:
         self._write_transitions(connection, commit)
         return ids
 
-    def _write_windows(
-        self, connection: Connection, batches: Sequence[ScoredWindows], ids: dict[str, int]
-    ) -> None:
-        """The closed windows, and per series how many it has now and what the newest says."""
-        owners: list[int] = []
-        newest: dict[int, Row] = {}
-        for batch in batches:
-            own = [ids[series] for series in batch.series]
-            owners += own
-            told = zip(own, batch.score.tolist(), batch.is_anomalous.tolist(), strict=True)
-            for series_id, score, anomalous in told:
-                held = newest.get(series_id)
-                if held is None:
-                    held = newest[series_id] = {"b_id": series_id, "b_windows": 0, "b_start_ms": -1}
-                held["b_windows"] += 1
-                if batch.window_start_ms >= held["b_start_ms"]:
-                    held["b_start_ms"] = batch.window_start_ms
-                    held["b_score"], held["b_is_anomalous"] = score, anomalous
-        insert_many(connection, WINDOWS, WINDOW_COLUMNS, window_rows(batches, owners))
-        execute_many(connection, _NEWEST, list(newest.values()))
-
     def _write_series(self, connection: Connection, commit: Commit, partition_id: int) -> dict[str, int]:
         names = {series for batch in commit.windows for series in batch.series}
         names.update(window.series for window in commit.revisions)
         names.update(row.series for row in [*commit.series, *commit.parked])
         keys = {name: series_key(name) for name in names}
+        newest = _newest(commit.windows)
         known = {n: self._ids[partition_id, n] for n in names if (partition_id, n) in self._ids}
         unknown = sorted(names - set(known))
         if unknown:
@@ -177,7 +161,7 @@ class ResultWriter:
                 "last_record_ms": row.last_record_ms,
                 "live": live,
                 **{state: getattr(row, state) for state in _STATES},
-                "windows": 0,
+                **newest.get(row.series, _NO_WINDOWS),
             }
             for live, found in ((True, commit.series), (False, commit.parked))
             for row in found
@@ -186,7 +170,7 @@ class ResultWriter:
         stored = self._select_ids(connection, [keys[name] for name in stray]) if stray else {}
         for name in stray:  # closed its only windows and expired, all within this commit
             if keys[name] not in stored:
-                rows[name] = _expired_row(keys[name], partition_id, commit)
+                rows[name] = _expired_row(keys[name], partition_id, commit) | newest.get(name, _NO_WINDOWS)
         if rows:
             execute_many(connection, self._upsert_series, [rows[name] for name in sorted(rows)])
         if commit.expired_series:
@@ -197,6 +181,8 @@ class ResultWriter:
         if unknown:
             ids = self._select_ids(connection, [keys[name] for name in unknown])
             known.update((name, ids[keys[name]]) for name in unknown)
+        ended = [{"b_id": known[name], **_bound(row)} for name, row in newest.items() if name not in rows]
+        execute_many(connection, _NEWEST, ended)
         return known
 
     def _select_ids(self, connection: Connection, keys: list[str]) -> dict[str, int]:
@@ -324,6 +310,10 @@ def _excluded(name: str) -> Any:
     return lambda existing, excluded: excluded[name]
 
 
+def _excluded_if_any(name: str) -> Any:
+    return lambda existing, excluded: func.coalesce(excluded[name], existing[name])
+
+
 def _expired_row(name: str, partition_id: int, commit: Commit) -> Row:
     starts = [batch.window_start_ms for batch in commit.windows]
     model, _, endpoint = name.partition("/")
@@ -336,5 +326,20 @@ def _expired_row(name: str, partition_id: int, commit: Commit) -> Row:
         "last_record_ms": max(starts, default=commit.committed_at_ms),
         "live": False,
         **dict.fromkeys(_STATES),
-        "windows": 0,
     }
+
+
+def _newest(batches: Sequence[ScoredWindows]) -> dict[str, Row]:
+    """By series: how many windows more it has, and what the newest of them says."""
+    found: dict[str, Row] = {}
+    for batch in sorted(batches, key=lambda each: each.window_start_ms):
+        told = zip(batch.series, batch.score.tolist(), batch.is_anomalous.tolist(), strict=True)
+        for series, score, anomalous in told:
+            before = found[series]["windows"] if series in found else 0
+            values = (before + 1, batch.window_start_ms, score, anomalous)
+            found[series] = dict(zip(_NO_WINDOWS, values, strict=True))
+    return found
+
+
+def _bound(row: Row) -> Row:
+    return {f"b_{name}": value for name, value in row.items()}
