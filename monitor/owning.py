@@ -179,7 +179,7 @@ class Owner:
             return
         try:
             with self._database():
-                self.parts.ledger.release(p.key.topic, p.key.partition, p.claim.epoch)
+                self.parts.ledger.release(*p.place, self.parts.clock.now_ms())
         except Exception as error:
             if not is_transient(error):
                 raise
@@ -225,16 +225,29 @@ class Owner:
         if p.ended or self.blocked or now_s - max(p.told_at_s, p.committed_at_s) < TELL_S:
             return
         p.told_at_s = now_s
-        place = (p.key.topic, p.key.partition, p.claim.epoch)
         waiting = bool(p.inbox) or p.dirty or p.at_gate or now_s - p.read_at_s < QUIET_S
         with self._database():
             if p.silence.stalled or (not waiting and self._fully_read(p)):
                 if not p.resting:
-                    self.parts.ledger.finish(*place, self.parts.clock.now_ms())
+                    self.parts.ledger.finish(*p.place, self.parts.clock.now_ms())
                     self.parts.on_committed()
                     p.resting = True
             elif now_s - p.committed_at_s < self.settings.source.stalled_after_s:
-                self.parts.ledger.touch(*place, self.parts.clock.now_ms())
+                self.parts.ledger.touch(*p.place, self.parts.clock.now_ms())
+
+    def _wake_up(self) -> None:
+        """Partitions at rest that have records again say so before anything is committed: see
+        `Ledger.fold_pending`."""
+        try:
+            for p in self.owned.values():
+                if p.resting and p.inbox:
+                    with self._database():
+                        self.parts.ledger.touch(*p.place, self.parts.clock.now_ms())
+                    p.resting = False
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            self._wait_for_database(error)
 
     def _mind_brokers(self) -> None:
         """While no broker answers, nobody can take a partition over or read it: that is nobody's standing

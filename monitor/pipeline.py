@@ -69,6 +69,7 @@ class Pipeline(Owner):
             self._receive(event)
         self._mind_brokers()
         if self.parts.clock.monotonic_s() >= self._retry_at_s:
+            self._wake_up()
             self._claim_waiting()
             self._observe()
             for p in list(self.owned.values()):
@@ -328,7 +329,7 @@ class Pipeline(Owner):
             return
         self._take_steps(p, p.windows.finish())
         if self.commit(p):
-            self.parts.ledger.finish(p.key.topic, p.key.partition, p.claim.epoch)
+            self.parts.ledger.finish(*p.place)
 
     def _done(self, p: OwnedPartition) -> bool:
         return p.ended and not p.inbox and p.windows.finished and not p.dirty
