@@ -90,7 +90,7 @@ def _connect_sqlite(url: URL) -> Engine:
 
     @event.listens_for(engine, "checkin")
     def checkin(connection: object, record: ConnectionPoolEntry) -> None:
-        if record.record_info.pop(_WRITES, False):
+        if (record.record_info or {}).pop(_WRITES, False):
             turn.end()
 
     return engine
