@@ -52,6 +52,7 @@ class Owner:
     halted: bool = False  # set by a signal: stop at the next batch
     turned_at_s: float = 0.0  # monotonic time of the newest sign of life, for the watchdog
     in_database: bool = False
+    _told_at_work_s: float = 0.0
     unreachable: bool = False  # no broker has answered for `source.stalled_after_s`
 
     def __post_init__(self) -> None:
@@ -234,6 +235,22 @@ class Owner:
                     p.resting = True
             elif now_s - p.committed_at_s < self.settings.source.stalled_after_s:
                 self.parts.ledger.touch(*p.place, self.parts.clock.now_ms())
+
+    def _tell_at_work(self) -> None:
+        """In the middle of a long stretch: this partition and those that wait for their turn are at work."""
+        now_s = self.parts.clock.monotonic_s()
+        if self.blocked or now_s - self._told_at_work_s < TELL_S:
+            return
+        self._told_at_work_s = now_s
+        try:
+            for p in self.owned.values():
+                if not (p.ended or p.resting) and now_s - p.told_at_s >= TELL_S:
+                    with self._database():
+                        self.parts.ledger.touch(*p.place, self.parts.clock.now_ms())
+                    p.told_at_s = now_s
+        except Exception as error:  # the next commit meets it too, and is what waits
+            if not is_transient(error):
+                raise
 
     def _wake_up(self) -> None:
         """Partitions at rest that have records again say so before anything is committed: see

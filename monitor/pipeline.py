@@ -166,6 +166,7 @@ class Pipeline(Owner):
         for step in added.steps:
             if self.halted:
                 raise _HaltedError
+            self._tell_at_work()
             if isinstance(step, ClosedWindows):
                 self._score_and_alert(p, step)
             elif isinstance(step, AmendedWindow):

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from detectors.base import SeriesStates
+from detectors.types import ScoreBatch, WindowBatch
 from monitor import metrics
 from monitor.claims import Parts
 from monitor.clock import ManualClock, SystemClock
@@ -250,3 +252,34 @@ def test_brokers_that_go_away_while_a_partition_has_no_owner_change_no_incident(
     assert snapshot(url, ownership.VIEWS) == expected
     events = "select incident_id, revision, at_ms, kind, reason from incident_events order by 1, 2"
     assert rows(url, events) == rows(alone, events)
+
+
+def test_a_partition_that_waits_for_its_turn_in_a_slow_process_is_waited_for(tmp_path: Path) -> None:
+    """One poll brings both logs whole; the second is begun when the first has taken longer than `hold_s`."""
+    logs = [ownership.log_of(partition, apart=False) for partition in (2, 3)]
+    url = f"sqlite:///{tmp_path / 'slow.db'}"
+    engine, clock = connect(url), ManualClock(START_MS + 30 * 86_400_000)
+    upgrade(engine)
+    one = ownership.member(url, "one", clock, logs=logs, hold_s=36.0)
+
+    class SlowScorer(PlainScorer):
+        def score(self, batch: WindowBatch, states: SeriesStates) -> ScoreBatch:
+            for _ in range(4):
+                clock.advance(1_000)
+                one.ledger.fold_pending(clock.now_ms())
+            return super().score(batch, states)
+
+    one.pipeline.parts = replace(one.pipeline.parts, models=FixedModel(SlowScorer()))
+    one.ledger.attend(clock.now_ms())
+    for key in reversed(ownership.KEYS):
+        one.source.give(key)
+    for _ in range(3):
+        one.pipeline.turn(0.0)
+    ownership.read_to_the_end(one, engine)
+    one.end()
+    engine.dispose()
+    alone = f"sqlite:///{tmp_path / 'alone.db'}"
+    upgrade(connect(alone))
+    ownership.undisturbed(alone, logs)
+    events = "select incident_id, revision, at_ms, kind, reason from incident_events order by 1, 2"
+    assert rows(url, events) == rows(alone, events) != []
