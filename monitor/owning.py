@@ -53,6 +53,7 @@ class Owner:
     turned_at_s: float = 0.0  # monotonic time of the newest sign of life, for the watchdog
     in_database: bool = False
     _told_at_work_s: float = 0.0
+    quiet: set[str] = field(default_factory=set)  # topics from which nothing comes
     unreachable: bool = False  # no broker has answered for `source.stalled_after_s`
 
     def __post_init__(self) -> None:
@@ -302,6 +303,37 @@ class Owner:
             elif before and not stalled:
                 log.info("source_moves_again", partition=str(p.key), next_offset=p.next_offset)
         metrics.STALLED.set(sum(p.silence.stalled for p in self.owned.values()))
+
+    def quiet_s(self) -> dict[str, float]:
+        """For how long no partition of a topic has brought anything, of those that had records."""
+        now_s, found = self.parts.clock.monotonic_s(), {}
+        for p in list(self.owned.values()):
+            if p.windows.watermark_ms is not None and not is_file(p.key):
+                topic, quiet_s = p.key.topic, now_s - p.read_at_s
+                found[topic] = min(found.get(topic, quiet_s), quiet_s)
+        return found
+
+    def _look_for_quiet(self) -> None:
+        """All of a topic falls silent at once where its producers have died: that is one thing, told in the
+        log, health and metrics beside what the detectors say of its series."""
+        quiet_s, limit_s = self.quiet_s(), self.settings.source.stalled_after_s
+        metrics.QUIET_SECONDS.clear()  # of topics that are read elsewhere now
+        for topic, seconds in quiet_s.items():
+            metrics.QUIET_SECONDS.labels(topic).set(seconds)
+        quiet = {topic for topic, seconds in quiet_s.items() if seconds >= limit_s}
+        for topic in sorted(quiet - self.quiet):
+            said = [p for p in self.owned.values() if p.key.topic == topic]
+            log.warning(
+                "topic_quiet",
+                topic=topic,
+                seconds=round(quiet_s[topic]),
+                partitions=len(said),
+                series=sum(p.windows.live_series for p in said),
+                fully_read=all(self._fully_read(p) for p in said),
+            )
+        for topic in sorted((self.quiet - quiet) & quiet_s.keys()):
+            log.info("topic_has_records_again", topic=topic)
+        self.quiet = quiet
 
     def _keep_apart(self, p: OwnedPartition, conflict: SeriesConflict) -> None:
         """A series of this partition lives in another one too: from now on it has a name of its own here.

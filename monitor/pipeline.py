@@ -267,6 +267,7 @@ class Pipeline(Owner):
         if self.parts.clock.monotonic_s() - self._ends_at_s >= TELL_S:
             self._ends_at_s = self.parts.clock.monotonic_s()
             self._look_for_stalls()
+            self._look_for_quiet()
         moving = [p for p in self.owned.values() if not p.resting and not self._done(p)]
         known = [p.event_ms for p in moving or self.owned.values() if p.event_ms is not None]
         self.parts.models.observe(known)

@@ -189,6 +189,25 @@ def test_brokers_that_were_never_reached_are_told_once_in_health_log_and_metrics
     source.close(1)
 
 
+def test_a_topic_whose_producers_died_is_told_as_one_thing(tmp_path: Path) -> None:
+    run = Run(f"sqlite:///{tmp_path / 'dead.db'}")
+    run.go_on(30)
+    with capture_logs() as told:
+        run.go_on(4, produce=False)
+        assert not run.pipeline.quiet
+        run.go_on(4, produce=False)
+        quiet = health(run.pipeline, Watchdog(run.pipeline, 60.0, run.clock))["quiet_s"]
+        gauge = metrics.REGISTRY.get_sample_value("inferwatch_source_quiet_seconds", {"topic": "logs"})
+        run.go_on(2)
+    assert isinstance(quiet, dict) and list(quiet) == ["logs"] and quiet["logs"] >= AFTER_S
+    assert gauge is not None and gauge >= AFTER_S
+    lines_told = [line for line in told if line["event"].startswith("topic_")]
+    assert [line["event"] for line in lines_told] == ["topic_quiet", "topic_has_records_again"]
+    first = lines_told[0]
+    assert (first["topic"], first["partitions"], first["series"]) == ("logs", 2, 4) and first["fully_read"]
+    assert not run.about_the_source()  # the brokers are well, and the log is read
+
+
 def test_producers_get_time_to_come_back_behind_an_outage(tmp_path: Path) -> None:
     """The log is fully read when the brokers are back; what is missing then may be on its way."""
     run = Run(f"sqlite:///{tmp_path / 'back.db'}")
