@@ -306,7 +306,8 @@ class Owner:
 
     def quiet_s(self) -> dict[str, float]:
         """For how long no partition of a topic has brought anything, of those that had records."""
-        now_s, found = self.parts.clock.monotonic_s(), {}
+        now_s = self.parts.clock.monotonic_s()
+        found: dict[str, float] = {}
         for p in list(self.owned.values()):
             if p.windows.watermark_ms is not None and not is_file(p.key):
                 topic, quiet_s = p.key.topic, now_s - p.read_at_s
