@@ -15,7 +15,7 @@ from tests.fleet import Fleet
 from tests.trickle import end_offsets
 
 FIRST_RECORD_S = 5.0  # behind a fresh client's success
-WAIT_S = 120.0
+WAIT_S, NEWS_S = 120.0, 30.0  # for the first record; for one to be produced at all
 MEMORY_MB = 32  # that may come in the meantime: a fleet that was started moments ago still grows
 GROUP = "fleet"
 
@@ -25,6 +25,7 @@ class Outages:
     """What was measured while the broker or the database was away."""
 
     first_record_s: list[float] = field(default_factory=list)
+    no_news: int = 0  # outages of the broker behind which there was nothing to read
     never: int = 0  # outages of the broker behind which no record came in time
     members_lost: int = 0
     grew_mb: list[float] = field(default_factory=list)
@@ -38,8 +39,9 @@ class Outages:
         at = position(fleet)
         while fresh_end(broker, topic) <= at:
             at = max(at, position(fleet))
-            if time.monotonic() - begun_s > WAIT_S:
-                return  # everything is read, and nothing is produced any more
+            if time.monotonic() - begun_s > NEWS_S:
+                self.no_news += 1  # everything is read, and nothing is produced before the next fault
+                return
             time.sleep(0.1)
         seen_s = time.monotonic()
         while position(fleet) <= at:
@@ -80,7 +82,7 @@ class Outages:
                     f"first record within {FIRST_RECORD_S:g} s of a fresh client's success",
                     f"{len(self.first_record_s)} outages of the broker, median "
                     f"{ordered[len(ordered) // 2]:.1f} s, slowest {ordered[-1]:.1f} s, {slow} slower, "
-                    f"{self.never} without",
+                    f"{self.never} without, {self.no_news} with nothing to read",
                     not slow and not self.never,
                     timed=True,
                 )

@@ -182,6 +182,8 @@ def health(pipeline: Pipeline, watchdog: Watchdog) -> dict[str, object]:
             for p in list(pipeline.owned.values())
         },
         "stalled": [str(p.key) for p in list(pipeline.owned.values()) if p.silence.stalled],
+        "quiet_s": {topic: round(seconds, 1) for topic, seconds in pipeline.quiet_s().items()},
+        "source_away_s": round(pipeline.parts.source.away_s(), 1),
         "unclaimed": [str(key) for key in list(pipeline.unclaimed.assigned)],
         "database_reachable": not pipeline.blocked,
         "stuck": watchdog.stalled,

@@ -34,6 +34,7 @@ QUEUE_PER_CHANNEL = 8
 CLAIM_LIMIT = 16
 POLL_S = 5.0
 ERROR_WAIT_S = 2.0
+ROUND_S = 0.05  # between two looks at the outbox at least: what ends meanwhile is looked after at once
 MAX_RETRY_AFTER_S = 3_600.0
 
 
@@ -244,6 +245,7 @@ class DeliveryWorker:
                 continue
             if wait_s > 0:
                 self._woken.wait(wait_s)
+                self._stopping.wait(ROUND_S)
 
     def _claim_once(self) -> bool:
         """Claim for the channels that have room; True when there may be more."""

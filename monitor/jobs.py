@@ -32,7 +32,7 @@ log = structlog.get_logger()
 
 DAY_MS = 86_400_000
 LEAST_DAYS = 2  # of a series, to train on it: one for its baselines to settle, one to learn from
-HEARTBEAT_S, TRAINING_CHECK_S, FOLD_S, RETENTION_S = 10, 5, 5, 3_600
+HEARTBEAT_S, TRAINING_CHECK_S, FOLD_S, ATTENTION_S, RETENTION_S = 10, 5, 1, 5, 3_600
 
 
 def schedule(
@@ -69,12 +69,15 @@ def schedule(
     def fold() -> None:
         if ledger.fold_pending(clock.now_ms()):
             on_committed()
+
+    def attend() -> None:
         if attention.look(ledger.event_time_ms(clock.now_ms())):
             on_committed()
 
     ledger.attend(clock.now_ms())
     scheduler.add_job(heartbeat, "interval", seconds=HEARTBEAT_S, id="heartbeat")
     scheduler.add_job(fold, "interval", seconds=FOLD_S, id="incidents of partitions that wait for others")
+    scheduler.add_job(attend, "interval", seconds=ATTENTION_S, id="what event time brings about")
     scheduler.add_job(models.tick, "interval", seconds=TRAINING_CHECK_S, id="training")
     scheduler.add_job(retention, "interval", seconds=RETENTION_S, id="retention")
     scheduler.start()

@@ -70,6 +70,17 @@ DRIFT_CHECKS = Counter(
     ["reason"],
     registry=REGISTRY,
 )
+AWAY_SECONDS = Gauge(
+    "inferwatch_source_away_seconds",
+    "For how long no broker has answered; 0 while one does",
+    registry=REGISTRY,
+)
+QUIET_SECONDS = Gauge(
+    "inferwatch_source_quiet_seconds",
+    "For how long no record has come from any of this process's partitions of a topic",
+    ["topic"],
+    registry=REGISTRY,
+)
 STALLED = Gauge(
     "inferwatch_source_stalled_partitions",
     "Partitions of this process from which nothing comes although they are not read to their end",

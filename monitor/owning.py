@@ -52,6 +52,9 @@ class Owner:
     halted: bool = False  # set by a signal: stop at the next batch
     turned_at_s: float = 0.0  # monotonic time of the newest sign of life, for the watchdog
     in_database: bool = False
+    _told_at_work_s: float = 0.0
+    quiet: set[str] = field(default_factory=set)  # topics from which nothing comes
+    unreachable: bool = False  # no broker has answered for `source.stalled_after_s`
 
     def __post_init__(self) -> None:
         self.turned_at_s = self.parts.clock.monotonic_s()
@@ -178,7 +181,7 @@ class Owner:
             return
         try:
             with self._database():
-                self.parts.ledger.release(p.key.topic, p.key.partition, p.claim.epoch)
+                self.parts.ledger.release(*p.place, self.parts.clock.now_ms())
         except Exception as error:
             if not is_transient(error):
                 raise
@@ -224,16 +227,60 @@ class Owner:
         if p.ended or self.blocked or now_s - max(p.told_at_s, p.committed_at_s) < TELL_S:
             return
         p.told_at_s = now_s
-        place = (p.key.topic, p.key.partition, p.claim.epoch)
         waiting = bool(p.inbox) or p.dirty or p.at_gate or now_s - p.read_at_s < QUIET_S
         with self._database():
             if p.silence.stalled or (not waiting and self._fully_read(p)):
                 if not p.resting:
-                    self.parts.ledger.finish(*place, self.parts.clock.now_ms())
+                    self.parts.ledger.finish(*p.place, self.parts.clock.now_ms())
                     self.parts.on_committed()
                     p.resting = True
             elif now_s - p.committed_at_s < self.settings.source.stalled_after_s:
-                self.parts.ledger.touch(*place, self.parts.clock.now_ms())
+                self.parts.ledger.touch(*p.place, self.parts.clock.now_ms())
+
+    def _tell_at_work(self) -> None:
+        """In the middle of a long stretch: this partition and those that wait for their turn are at work."""
+        now_s = self.parts.clock.monotonic_s()
+        if self.blocked or now_s - self._told_at_work_s < TELL_S:
+            return
+        self._told_at_work_s = now_s
+        try:
+            for p in self.owned.values():
+                if not (p.ended or p.resting) and now_s - p.told_at_s >= TELL_S:
+                    with self._database():
+                        self.parts.ledger.touch(*p.place, self.parts.clock.now_ms())
+                    p.told_at_s = now_s
+        except Exception as error:  # the next commit meets it too, and is what waits
+            if not is_transient(error):
+                raise
+
+    def _wake_up(self) -> None:
+        """Partitions at rest that have records again say so before anything is committed: see
+        `Ledger.fold_pending`."""
+        try:
+            for p in self.owned.values():
+                if p.resting and p.inbox:
+                    with self._database():
+                        self.parts.ledger.touch(*p.place, self.parts.clock.now_ms())
+                    p.resting = False
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            self._wait_for_database(error)
+
+    def _mind_brokers(self) -> None:
+        """While no broker answers, nobody can take a partition over or read it: that is nobody's standing
+        still, until it has lasted as long as a stall."""
+        away_s = self.parts.source.away_s()
+        lasts = away_s >= self.settings.source.stalled_after_s
+        metrics.AWAY_SECONDS.set(away_s)
+        if away_s > 0 and not lasts:
+            self.parts.ledger.excuse(self.parts.clock.now_ms())
+        if lasts and not self.unreachable:
+            servers = self.settings.source.bootstrap_servers
+            log.error("source_unreachable", seconds=round(away_s), bootstrap_servers=servers)
+        elif self.unreachable and not lasts:
+            log.info("source_reachable_again")
+        self.unreachable = lasts
 
     def _fully_read(self, p: OwnedPartition) -> bool:
         return stalls.is_fully_read(self.parts.source.progress().get(p.key))
@@ -256,6 +303,38 @@ class Owner:
             elif before and not stalled:
                 log.info("source_moves_again", partition=str(p.key), next_offset=p.next_offset)
         metrics.STALLED.set(sum(p.silence.stalled for p in self.owned.values()))
+
+    def quiet_s(self) -> dict[str, float]:
+        """For how long no partition of a topic has brought anything, of those that had records."""
+        now_s = self.parts.clock.monotonic_s()
+        found: dict[str, float] = {}
+        for p in list(self.owned.values()):
+            if p.windows.watermark_ms is not None and not is_file(p.key):
+                topic, quiet_s = p.key.topic, now_s - p.read_at_s
+                found[topic] = min(found.get(topic, quiet_s), quiet_s)
+        return found
+
+    def _look_for_quiet(self) -> None:
+        """All of a topic falls silent at once where its producers have died: that is one thing, told in the
+        log, health and metrics beside what the detectors say of its series."""
+        quiet_s, limit_s = self.quiet_s(), self.settings.source.stalled_after_s
+        metrics.QUIET_SECONDS.clear()  # of topics that are read elsewhere now
+        for topic, seconds in quiet_s.items():
+            metrics.QUIET_SECONDS.labels(topic).set(seconds)
+        quiet = {topic for topic, seconds in quiet_s.items() if seconds >= limit_s}
+        for topic in sorted(quiet - self.quiet):
+            said = [p for p in self.owned.values() if p.key.topic == topic]
+            log.warning(
+                "topic_quiet",
+                topic=topic,
+                seconds=round(quiet_s[topic]),
+                partitions=len(said),
+                series=sum(p.windows.live_series for p in said),
+                fully_read=all(self._fully_read(p) for p in said),
+            )
+        for topic in sorted((self.quiet - quiet) & quiet_s.keys()):
+            log.info("topic_has_records_again", topic=topic)
+        self.quiet = quiet
 
     def _keep_apart(self, p: OwnedPartition, conflict: SeriesConflict) -> None:
         """A series of this partition lives in another one too: from now on it has a name of its own here.

@@ -165,6 +165,11 @@ class OwnedPartition:
         return self.assigned.partition
 
     @property
+    def place(self) -> tuple[str, int, int]:
+        """Topic, partition and epoch, as the ledger wants them."""
+        return (*self.key, self.claim.epoch)
+
+    @property
     def dirty(self) -> bool:
         return self.next_offset is not None and (
             self.next_offset != self.committed_offset

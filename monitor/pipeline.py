@@ -67,7 +67,9 @@ class Pipeline(Owner):
         self._show_life()
         for event in self.parts.source.poll(timeout_s, max_records):
             self._receive(event)
+        self._mind_brokers()
         if self.parts.clock.monotonic_s() >= self._retry_at_s:
+            self._wake_up()
             self._claim_waiting()
             self._observe()
             for p in list(self.owned.values()):
@@ -164,6 +166,7 @@ class Pipeline(Owner):
         for step in added.steps:
             if self.halted:
                 raise _HaltedError
+            self._tell_at_work()
             if isinstance(step, ClosedWindows):
                 self._score_and_alert(p, step)
             elif isinstance(step, AmendedWindow):
@@ -264,6 +267,7 @@ class Pipeline(Owner):
         if self.parts.clock.monotonic_s() - self._ends_at_s >= TELL_S:
             self._ends_at_s = self.parts.clock.monotonic_s()
             self._look_for_stalls()
+            self._look_for_quiet()
         moving = [p for p in self.owned.values() if not p.resting and not self._done(p)]
         known = [p.event_ms for p in moving or self.owned.values() if p.event_ms is not None]
         self.parts.models.observe(known)
@@ -327,7 +331,7 @@ class Pipeline(Owner):
             return
         self._take_steps(p, p.windows.finish())
         if self.commit(p):
-            self.parts.ledger.finish(p.key.topic, p.key.partition, p.claim.epoch)
+            self.parts.ledger.finish(*p.place)
 
     def _done(self, p: OwnedPartition) -> bool:
         return p.ended and not p.inbox and p.windows.finished and not p.dirty

@@ -5,12 +5,14 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, inspect, make_url, text
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from storage.names import SCHEMA_VERSION, DatabaseInUse, DatabaseUrlError, SchemaTooNew
 
@@ -22,7 +24,7 @@ LOCK_TIMEOUT_S, IDLE_TRANSACTION_S = (
     20,
     15,
 )  # a process that hangs in a transaction holds the others up no longer
-_READ_ONLY = "inferwatch_read_only"
+_READ_ONLY, _WRITES = "inferwatch_read_only", "inferwatch_writes"
 
 
 def connect(url: str) -> Engine:
@@ -76,13 +78,47 @@ def _connect_sqlite(url: URL) -> Engine:
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA foreign_keys = ON")
 
+    turn = _Turn()
+
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         """Writers take the lock at once: a read lock that is upgraded later could deadlock."""
         read_only = connection.get_execution_options().get(_READ_ONLY, False)
+        if not read_only and turn.wait():
+            connection.connection.record_info[_WRITES] = True  # type: ignore[index]
         connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
+    @event.listens_for(engine, "checkin")
+    def checkin(connection: object, record: ConnectionPoolEntry) -> None:
+        if (record.record_info or {}).pop(_WRITES, False):
+            turn.end()
+
     return engine
+
+
+class _Turn:
+    """The threads of one process write to SQLite in turns.
+
+    Where they wait for SQLite's lock itself, each of them sleeps and tries again, and those that write often
+    keep one that writes seldom waiting: the outbox a commit. A thread that has its turn is let through (its
+    second connection meets the lock), and so is one that has waited for long.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holder: int | None = None
+
+    def wait(self) -> bool:
+        """True when the turn has to be ended."""
+        me = threading.get_ident()
+        if self._holder == me or not self._lock.acquire(timeout=SQLITE_BUSY_S):
+            return False
+        self._holder = me
+        return True
+
+    def end(self) -> None:
+        self._holder = None
+        self._lock.release()
 
 
 @contextmanager

@@ -8,10 +8,11 @@ on how commits are cut. `fold` is called once per event time, with a view that h
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, case, func, insert, or_, select, update
 
 from storage import schema
 from storage.names import GOING_ON
@@ -48,18 +49,35 @@ def lock_incidents(connection: Connection) -> None:
     connection.execute(select(CURSOR.c.id).where(CURSOR.c.id == 1).with_for_update())
 
 
-def passed_ms(connection: Connection, stale_before_ms: int | None, allowed_lateness_ms: int) -> int:
-    """The event time up to which no partition will bring transitions any more.
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """Event times up to which no partition will bring transitions any more."""
 
-    A partition that is finished, or was last seen before `stale_before_ms`, holds nobody back; one without
-    a watermark has not begun, and holds everything back.
+    surely_ms: int  # those that are finished count as well, as long as any is not
+    over_resting_ms: int  # unless one that is finished gets records after all
+    newest_ms: int  # the furthest watermark
+
+
+def passed(connection: Connection, stale_before_ms: int | None, allowed_lateness_ms: int) -> Passed:
+    """A partition that was last seen before `stale_before_ms` and is not finished holds nobody back; one
+    without a watermark has not begun, and holds everything back.
     """
     waits: ColumnElement[bool] = PARTITIONS.c.finished.is_(False)
     if stale_before_ms is not None:
         waits &= PARTITIONS.c.updated_at_ms >= stale_before_ms
     reached = func.coalesce(PARTITIONS.c.watermark_ms, -NO_LIMIT_MS // 2)
-    slowest = connection.execute(select(func.min(reached)).where(waits)).scalar()
-    return NO_LIMIT_MS if slowest is None else int(slowest) - allowed_lateness_ms
+    slowest, resting, newest = connection.execute(
+        select(
+            func.min(case((waits, reached))),
+            func.min(case((PARTITIONS.c.finished, reached), else_=NO_LIMIT_MS)),
+            func.coalesce(func.max(PARTITIONS.c.watermark_ms), -NO_LIMIT_MS),
+        )
+    ).one()
+    if slowest is None:
+        return Passed(NO_LIMIT_MS, NO_LIMIT_MS, int(newest))
+    slowest_ms = int(slowest) - allowed_lateness_ms
+    surely_ms = min(slowest_ms, int(resting) - allowed_lateness_ms)
+    return Passed(surely_ms, slowest_ms, int(newest))
 
 
 def fold_pending(connection: Connection, fold: Fold, up_to_ms: int, reopen_ms: int) -> int:

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Engine, bindparam, delete, select, update
 from sqlalchemy import text as sql_text
 
 from storage import folding, notices, schema, text
+from storage.attendance import Attendance
 from storage.engine import reading
 from storage.results import MAX_IDS, ResultWriter
 from storage.rows import series_key
@@ -23,10 +24,10 @@ SKETCH_HORIZONS = 2
 """Sketches are kept this many revision horizons: amendments that wait for their window to close were
 decided at an earlier watermark, and a restart decides them again."""
 TOTALS = ("records", "accepted", "rejected", "late", "duplicates")
+OFFSETS = ("old_next_offset", "next_offset", "restart_offset", "close_offset")
+FENCED = ("topic", "partition", "epoch", *OFFSETS, "watermark_ms", "model_version", "committed_at_ms")
 GIVE_BACK_LOCK_MS = 300
 """A process that ends cannot wait for a transaction that hangs, its own perhaps."""
-ATTENDANCE_GAP_MS = 15_000
-"""Folding beside the commits that was away for longer cannot tell who stood still meanwhile."""
 
 _FENCE = (
     update(PARTITIONS)
@@ -64,8 +65,9 @@ class Ledger:
     `fold` is called inside the commit's transaction. `allowed_lateness_ms` is how far behind the watermark
     a window may still close; `hold_s` is how long (wall time) a partition that nobody commits, claims or
     touches holds back the incidents of the others. After `attend`, as long as `fold_pending` is called
-    regularly, only time in which this process could see the database counts: after an outage everybody gets
-    `hold_s` to come back. Database errors pass through as they are: see `engine.is_transient`.
+    regularly, only time in which this process could see the database counts, and in which nothing was
+    excused: after an outage everybody gets `hold_s` to come back. Database errors pass through as they are:
+    see `engine.is_transient`.
     """
 
     def __init__(
@@ -85,10 +87,8 @@ class Ledger:
         self.revision_horizon_ms = revision_horizon_ms
         self.reopen_ms = reopen_ms
         self.allowed_lateness_ms = allowed_lateness_ms
-        self.hold_ms = int(hold_s * 1000)
+        self._attendance = Attendance(int(hold_s * 1000))
         self._results = ResultWriter(engine.dialect.name)
-        self._attending_since_ms: int | None = None
-        self._attended_at_ms = 0
 
     # ------------------------------------------------------------------ owners
 
@@ -154,10 +154,11 @@ class Ledger:
                 topic_changed=changed,
             )
 
-    def release(self, topic: str, partition: int, epoch: int) -> None:
-        """Give the partition back; nothing happens when a newer owner has it."""
+    def release(self, topic: str, partition: int, epoch: int, now_ms: int) -> None:
+        """Give the partition back; nothing happens when a newer owner has it. Incidents wait for the next."""
         with self.engine.begin() as connection:
-            connection.execute(update(PARTITIONS).where(_mine(topic, partition, epoch)).values(owner=None))
+            values = {"owner": None, "finished": False, "updated_at_ms": now_ms}
+            connection.execute(update(PARTITIONS).where(_mine(topic, partition, epoch)).values(values))
 
     def give_back(self) -> int:
         """Give back every partition that this process still holds; returns how many. From any thread."""
@@ -170,7 +171,7 @@ class Ledger:
     def touch(self, topic: str, partition: int, epoch: int, now_ms: int) -> None:
         """The partition lags and is worked on: it holds incidents back for another `hold_s`."""
         with self.engine.begin() as connection:
-            values = {"updated_at_ms": now_ms}
+            values = {"updated_at_ms": now_ms, "finished": False}
             connection.execute(update(PARTITIONS).where(_mine(topic, partition, epoch)).values(values))
 
     def finish(self, topic: str, partition: int, epoch: int, now_ms: int | None = None) -> int:
@@ -228,35 +229,35 @@ class Ledger:
         return CommitResult(repeated=False, folded=folded)
 
     def fold_pending(self, now_ms: int) -> int:
-        """Fold transitions that waited for a partition which stands still; for idle times."""
-        if self._attending_since_ms is not None and now_ms - self._attended_at_ms > ATTENDANCE_GAP_MS:
-            self._attending_since_ms = now_ms
+        """Fold transitions that waited for a partition which stands still or is at rest; for idle times."""
+        self._attendance.look(now_ms)
         with self.engine.begin() as connection:
-            folded = self._fold(connection, now_ms)
-        self._attended_at_ms = now_ms
+            up_to_ms = self._attendance.beside_commits_ms(self._passed(connection, now_ms), now_ms)
+            folded = folding.fold_pending(connection, self.fold, up_to_ms, self.reopen_ms)
+        self._attendance.looked(now_ms)
         return folded
 
     def event_time_ms(self, now_ms: int) -> int | None:
         """The event time up to which incidents are made of alerts; None before the first record."""
         with reading(self.engine) as connection:
-            up_to_ms = folding.passed_ms(connection, self._stale_before_ms(now_ms), self.allowed_lateness_ms)
-            return notices.event_time_ms(connection, up_to_ms)
+            return notices.event_time_ms(connection, self._passed(connection, now_ms).over_resting_ms)
 
     def attend(self, now_ms: int) -> None:
         """From now on `fold_pending` is called every few seconds."""
-        self._attending_since_ms = self._attended_at_ms = now_ms
+        self._attendance.attend(now_ms)
 
-    def _stale_before_ms(self, now_ms: int) -> int | None:
-        """A partition last seen before this holds nobody back; None = who stands still cannot be told."""
-        since_ms, at_ms = self._attending_since_ms, now_ms - self.hold_ms
-        if since_ms is None:
-            return at_ms
-        gone = now_ms - self._attended_at_ms > ATTENDANCE_GAP_MS
-        return None if gone or since_ms > at_ms else at_ms
+    def excuse(self, now_ms: int) -> None:
+        """Nobody can go on for now, as the brokers are away: everybody gets `hold_s` from now on. From any
+        thread."""
+        self._attendance.excuse(now_ms)
 
     def _fold(self, connection: Connection, now_ms: int) -> int:
-        up_to_ms = folding.passed_ms(connection, self._stale_before_ms(now_ms), self.allowed_lateness_ms)
+        up_to_ms = self._attendance.in_commits_ms(self._passed(connection, now_ms))
         return folding.fold_pending(connection, self.fold, up_to_ms, self.reopen_ms)
+
+    def _passed(self, connection: Connection, now_ms: int) -> folding.Passed:
+        stale_before_ms = self._attendance.stale_before_ms(now_ms)
+        return folding.passed(connection, stale_before_ms, self.allowed_lateness_ms)
 
     def _already_written_or_fenced(self, connection: Connection, commit: Commit, token: str) -> None:
         stored = connection.execute(
@@ -380,17 +381,4 @@ def _token(commit: Commit) -> str:
 
 
 def _fence_values(commit: Commit, token: str) -> dict[str, Any]:
-    names = (
-        "topic",
-        "partition",
-        "epoch",
-        "old_next_offset",
-        "next_offset",
-        "restart_offset",
-        "close_offset",
-        "watermark_ms",
-        "model_version",
-        "committed_at_ms",
-        *TOTALS,
-    )
-    return {**{f"b_{name}": getattr(commit, name) for name in names}, "b_token": token}
+    return {**{f"b_{name}": getattr(commit, name) for name in (*FENCED, *TOTALS)}, "b_token": token}

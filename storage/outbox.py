@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Engine,
     Integer,
@@ -50,6 +51,7 @@ _FIRST_IN_LINE = ~exists(
         ),
     )
 )
+_DISABLED = (DELIVERIES.c.status == "pending") & DELIVERIES.c.channel.in_(select(DISABLED.c.channel))
 _later = DELIVERIES.alias("later")
 _NEWEST = ~exists(
     select(_later.c.delivery_id).where(
@@ -88,16 +90,15 @@ class Outbox:
 
         Channels in `exclude` are left out: they have no room for more at the moment.
         """
+        room = _ACTIVE & (DELIVERIES.c.due_at_ms <= now_ms) & DELIVERIES.c.channel.not_in(list(exclude))
+        due = room & _FIRST_IN_LINE
+        if not self._any(or_(due, _DISABLED)):
+            return []
         with self.engine.begin() as connection:
             self._give_up_disabled(connection, now_ms)
             rows = connection.execute(
                 select(DELIVERIES)
-                .where(
-                    _ACTIVE,
-                    DELIVERIES.c.due_at_ms <= now_ms,
-                    DELIVERIES.c.channel.not_in(list(exclude)),
-                    _FIRST_IN_LINE,
-                )
+                .where(due)
                 .order_by(DELIVERIES.c.due_at_ms, DELIVERIES.c.sequence, DELIVERIES.c.delivery_id)
                 .limit(limit)
                 .with_for_update(skip_locked=True, of=DELIVERIES)
@@ -114,9 +115,8 @@ class Outbox:
         way, what comes after it waits: an end never overtakes a repetition.
         """
         due = (DELIVERIES.c.status == "delivered") & (DELIVERIES.c.resend_at_ms <= now_ms)
-        with reading(self.engine) as connection:  # nearly always nothing: no need to lock anybody out
-            if connection.execute(select(DELIVERIES.c.delivery_id).where(due).limit(1)).first() is None:
-                return []
+        if not self._any(due):
+            return []
         still_open = exists(
             select(INCIDENTS.c.incident_id).where(
                 INCIDENTS.c.incident_id == DELIVERIES.c.incident_id, INCIDENTS.c.status != "resolved"
@@ -208,6 +208,14 @@ class Outbox:
                 select(func.min(DELIVERIES.c.due_at_ms)).where(_ACTIVE, _FIRST_IN_LINE)
             ).scalar()
 
+    def _any(self, wanted: ColumnElement[bool]) -> bool:
+        """Whether it is worth while to lock other writers out; nearly always it is not."""
+        with reading(self.engine) as connection:
+            return (
+                connection.execute(select(DELIVERIES.c.delivery_id).where(wanted).limit(1)).first()
+                is not None
+            )
+
     def _end_lease(self, delivery_id: str, owner: str, values: dict[str, Any]) -> bool:
         with self.engine.begin() as connection:
             done = connection.execute(
@@ -224,7 +232,7 @@ class Outbox:
     def _give_up_disabled(self, connection: Connection, now_ms: int) -> int:
         return connection.execute(
             update(DELIVERIES)
-            .where(DELIVERIES.c.status == "pending", DELIVERIES.c.channel.in_(select(DISABLED.c.channel)))
+            .where(_DISABLED)
             .values(status="dead", finished_at_ms=now_ms, last_error="the channel is disabled")
         ).rowcount
 

@@ -73,6 +73,7 @@ class Fleet:
 
     def add(self) -> Daemon:
         log = self.folder / f"daemon-{len(list(self.folder.glob('daemon-*')))}.log"
+        log.touch()  # the next one counts it, also where this one has written nothing yet
         daemon = Daemon(self.config, log, forks=self.forks)
         daemon.start()
         self.daemons.append(daemon)

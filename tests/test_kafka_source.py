@@ -172,9 +172,36 @@ def test_a_killed_broker_comes_back_and_reading_goes_on(broker: services.Broker,
 def test_a_broker_that_is_not_there_yet_is_waited_for(reader: str) -> None:
     (port,) = services.free_ports(1)
     source = kafka_source(kafka_settings(f"127.0.0.1:{port}", "none", reader=reader))
-    assert source.poll(0.1) == []
-    assert source.poll(0.1) == []
+    deadline = time.monotonic() + 20
+    while source.away_s() == 0.0:
+        assert source.poll(0.1) == []
+        assert time.monotonic() < deadline
     source.close()
+
+
+@CLIENTS
+def test_a_member_without_partitions_knows_whether_the_broker_is_away(
+    broker: services.Broker, reader: str
+) -> None:
+    """It may be the one that incidents wait for: see `Ledger.excuse`."""
+    topic = services.create_topic(broker.bootstrap)
+    first, second = (kafka_source(kafka_settings(broker.bootstrap, topic, reader=reader)) for _ in range(2))
+    assigned(first)
+    deadline = time.monotonic() + 90
+    for away in (False, True, False):
+        since = time.monotonic()
+        while (second.away_s() > 0) != away or time.monotonic() < since + 3:
+            assert time.monotonic() < deadline, (away, second.away_s())
+            assert second.poll(0.1) == []
+            if not away:
+                first.poll(0.1)
+        if not away:
+            broker.pause()
+        else:
+            broker.unpause()
+    broker.unpause()
+    for source in (first, second):
+        source.close(2)
 
 
 @READERS

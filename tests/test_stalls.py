@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from detectors.base import SeriesStates
+from detectors.types import ScoreBatch, WindowBatch
 from monitor import metrics
 from monitor.claims import Parts
-from monitor.clock import ManualClock
+from monitor.clock import ManualClock, SystemClock
 from monitor.config import Settings, SourceSettings, WindowSettings
 from monitor.daemon import health
 from monitor.models import FixedModel
@@ -18,9 +22,13 @@ from monitor.pipeline import Pipeline
 from monitor.sources.base import Event, Partition, Progress
 from monitor.sources.batches import cut, pack
 from monitor.sources.memory import MemorySource
+from monitor.sources.opening import kafka_source
 from monitor.stalls import Silence
 from monitor.watchdog import Watchdog
+from storage.engine import connect, upgrade
 from storage.facts import Facts
+from tests import services
+from tests import test_ownership as ownership
 from tests.daemons import rows, snapshot
 from tests.logs import START_MS, lines
 from tests.scorers import PlainScorer
@@ -155,6 +163,51 @@ def test_brokers_that_are_away_are_one_incident_and_no_series_is_called_silent(
     assert set(whole) <= set(snapshot(run.url)["window_history"])
 
 
+def test_brokers_that_were_never_reached_are_told_once_in_health_log_and_metrics(tmp_path: Path) -> None:
+    """Nothing is owned then, so no partition can stall. (kafka-python leaves sockets to the collector.)"""
+    (port,) = services.free_ports(1)
+    source = kafka_source(
+        SourceSettings(
+            bootstrap_servers=f"127.0.0.1:{port}", topics=["logs"], stalled_after_s=3, reader="confluent"
+        )
+    )
+    ledger, clock = ledger_for(f"sqlite:///{tmp_path / 'never.db'}"), SystemClock()
+    parts = Parts(source, ledger, Facts(ledger.engine), clock, FixedModel(PlainScorer()))
+    pipeline = Pipeline(Settings(source=source.settings), parts)
+    watchdog = Watchdog(pipeline, 60.0, clock)
+    until_s = time.monotonic() + 20
+    with capture_logs() as told:
+        while not pipeline.unreachable:
+            assert time.monotonic() < until_s
+            pipeline.turn(0.1)
+        for _ in range(3):
+            pipeline.turn(0.1)
+    (line,) = [line for line in told if line["event"] == "source_unreachable"]
+    assert line["bootstrap_servers"] == f"127.0.0.1:{port}" and line["log_level"] == "error"
+    assert float(str(health(pipeline, watchdog)["source_away_s"])) >= 3
+    assert (metrics.REGISTRY.get_sample_value("inferwatch_source_away_seconds") or 0) >= 3
+    source.close(1)
+
+
+def test_a_topic_whose_producers_died_is_told_as_one_thing(tmp_path: Path) -> None:
+    run = Run(f"sqlite:///{tmp_path / 'dead.db'}")
+    run.go_on(30)
+    with capture_logs() as told:
+        run.go_on(4, produce=False)
+        assert not run.pipeline.quiet
+        run.go_on(4, produce=False)
+        quiet = health(run.pipeline, Watchdog(run.pipeline, 60.0, run.clock))["quiet_s"]
+        gauge = metrics.REGISTRY.get_sample_value("inferwatch_source_quiet_seconds", {"topic": "logs"})
+        run.go_on(2)
+    assert isinstance(quiet, dict) and list(quiet) == ["logs"] and quiet["logs"] >= AFTER_S
+    assert gauge is not None and gauge >= AFTER_S
+    lines_told = [line for line in told if line["event"].startswith("topic_")]
+    assert [line["event"] for line in lines_told] == ["topic_quiet", "topic_has_records_again"]
+    first = lines_told[0]
+    assert (first["topic"], first["partitions"], first["series"]) == ("logs", 2, 4) and first["fully_read"]
+    assert not run.about_the_source()  # the brokers are well, and the log is read
+
+
 def test_producers_get_time_to_come_back_behind_an_outage(tmp_path: Path) -> None:
     """The log is fully read when the brokers are back; what is missing then may be on its way."""
     run = Run(f"sqlite:///{tmp_path / 'back.db'}")
@@ -173,3 +226,79 @@ def test_producers_get_time_to_come_back_behind_an_outage(tmp_path: Path) -> Non
     assert rows(run.url, empty)[0]["n"] == rows(run.url, late)[0]["n"] == 0
     assert not [found for found in run.incidents() if found["title"].startswith("No requests")]
     assert [found["status"] for found in run.about_the_source()] == ["resolved"]
+
+
+def test_brokers_that_go_away_while_a_partition_has_no_owner_change_no_incident(tmp_path: Path) -> None:
+    """The group was about to hand it to another member; one service of each partition fails at one time."""
+    logs = [ownership.log_of(partition, apart=False) for partition in (2, 3)]
+    counted: dict[int, int] = {}
+    url = f"sqlite:///{tmp_path / 'away.db'}"
+    engine, clock = connect(url), ManualClock(START_MS + 30 * 86_400_000)
+    upgrade(engine)
+    one = ownership.member(url, "one", clock, logs=logs, hold_s=36.0)
+    one.ledger.attend(clock.now_ms())
+
+    def turn() -> None:
+        one.pipeline.turn(0.0, 60)
+        clock.advance(1_100)
+        one.ledger.fold_pending(clock.now_ms())
+
+    def read(key: Partition, up_to: int) -> None:
+        one.source.give(key)
+        while counted.get(key.partition, 0) < up_to:
+            turn()
+            counted.update((row["partition"], row["next_offset"] or 0) for row in ownership.state(engine))
+
+    read(ownership.KEYS[0], 240)
+    one.source.take(ownership.KEYS[0])
+    read(ownership.KEYS[1], len(logs[1]))
+    waiting = rows(url, "select at_ms from alert_transitions where not folded")
+    assert counted[0] < 300 and waiting
+    for _ in range(2):  # an outage, and another before the partition is handed out
+        for away_s in range(1, 200):
+            one.source.away_for_s = float(away_s)
+            turn()
+        one.source.away_for_s = 0.0
+        for _ in range(20):
+            turn()
+    ownership.read_to_the_end(one, engine)
+    one.end()
+    engine.dispose()
+    alone = f"sqlite:///{tmp_path / 'alone.db'}"
+    upgrade(connect(alone))
+    expected = ownership.undisturbed(alone, logs)["rows"]
+    assert expected["incident_history"]
+    assert snapshot(url, ownership.VIEWS) == expected
+    events = "select incident_id, revision, at_ms, kind, reason from incident_events order by 1, 2"
+    assert rows(url, events) == rows(alone, events)
+
+
+def test_a_partition_that_waits_for_its_turn_in_a_slow_process_is_waited_for(tmp_path: Path) -> None:
+    """One poll brings both logs whole; the second is begun when the first has taken longer than `hold_s`."""
+    logs = [ownership.log_of(partition, apart=False) for partition in (2, 3)]
+    url = f"sqlite:///{tmp_path / 'slow.db'}"
+    engine, clock = connect(url), ManualClock(START_MS + 30 * 86_400_000)
+    upgrade(engine)
+    one = ownership.member(url, "one", clock, logs=logs, hold_s=36.0)
+
+    class SlowScorer(PlainScorer):
+        def score(self, batch: WindowBatch, states: SeriesStates) -> ScoreBatch:
+            for _ in range(4):
+                clock.advance(1_000)
+                one.ledger.fold_pending(clock.now_ms())
+            return super().score(batch, states)
+
+    one.pipeline.parts = replace(one.pipeline.parts, models=FixedModel(SlowScorer()))
+    one.ledger.attend(clock.now_ms())
+    for key in reversed(ownership.KEYS):
+        one.source.give(key)
+    for _ in range(3):
+        one.pipeline.turn(0.0)
+    ownership.read_to_the_end(one, engine)
+    one.end()
+    engine.dispose()
+    alone = f"sqlite:///{tmp_path / 'alone.db'}"
+    upgrade(connect(alone))
+    ownership.undisturbed(alone, logs)
+    events = "select incident_id, revision, at_ms, kind, reason from incident_events order by 1, 2"
+    assert rows(url, events) == rows(alone, events) != []

@@ -6,6 +6,8 @@ import json
 import re
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -347,3 +349,39 @@ def test_retention_counts_windows_in_event_time(engine: Engine) -> None:
     assert (done["windows"], done["window_revisions"], done["rejected"], done["deliveries"]) == (2, 1, 1, 1)
     assert (done["deployments"], done["sessions"]) == (1, 1)
     assert len(queries.windows(engine, "chat/a")) == 2 and queries.incidents(engine)
+
+
+def test_threads_that_write_without_a_break_do_not_keep_one_waiting_that_writes_seldom(
+    tmp_path: Path,
+) -> None:
+    """Deliveries that fail again and again are written beside the commits of what is read."""
+    engine, stop = connect(f"sqlite:///{tmp_path / 'busy.db'}"), threading.Event()
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE written (n INTEGER)"))
+
+    def write(hold_s: float) -> float:
+        since_s = time.monotonic()
+        with engine.begin() as connection:
+            waited_s = time.monotonic() - since_s
+            connection.execute(text("INSERT INTO written VALUES (1)"))
+            time.sleep(hold_s)
+        return waited_s
+
+    def write_on() -> None:
+        while not stop.is_set():
+            write(0.005)
+
+    others = [threading.Thread(target=write_on) for _ in range(8)]
+    for other in others:
+        other.start()
+    try:
+        waited_s = []
+        for _ in range(30):
+            time.sleep(0.02)
+            waited_s.append(write(0.0))
+    finally:
+        stop.set()
+        for other in others:
+            other.join()
+        engine.dispose()
+    assert max(waited_s) < 2.0, waited_s

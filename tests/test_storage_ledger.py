@@ -83,7 +83,7 @@ def test_a_zombie_writes_nothing(engine: Engine, ledger: Ledger) -> None:
         ledger.commit(full_commit(zombie))
     assert not fenced.value.reclaim and snapshot(engine) == before
     ledger.finish("logs", 0, zombie.epoch)
-    ledger.release("logs", 0, zombie.epoch)
+    ledger.release("logs", 0, zombie.epoch, 0)
     assert snapshot(engine) == before
     make_ledger(engine).commit(full_commit(owner))
 
@@ -309,6 +309,48 @@ def test_a_partition_that_stands_still_holds_incidents_back_for_a_while_only(eng
     assert ledger.fold_pending(30_000) == 0 and count(engine, "incidents") == 0
     assert ledger.fold_pending(31_001) == 1 and count(engine, "incidents") == 1
     assert ledger.fold_pending(31_001) == 0
+
+
+@pytest.mark.parametrize("has_records", [False, True])
+def test_a_partition_at_rest_gets_a_moment_to_say_that_it_has_records_again(
+    engine: Engine, has_records: bool
+) -> None:
+    """Two partitions go on after a night: who commits first does not decide what is grouped with what."""
+    ledger = make_ledger(engine, hold_s=30.0)
+    ledger.attend(0)
+    rests, moves = ledger.claim("logs", 0, now_ms=0), ledger.claim("logs", 1, now_ms=0)
+    for claim in (rests, moves):
+        ledger.commit(make_commit(claim, None, 1, watermark_ms=0, committed_at_ms=1_000))
+        ledger.finish("logs", claim.partition, claim.epoch)
+    for now_ms in (2_000, 3_000):
+        assert ledger.fold_pending(now_ms) == 0
+    alarm = {"series": [make_series("m/b")], "transitions": [fired("m/b", 0)]}
+    assert ledger.commit(make_commit(moves, 1, 5, committed_at_ms=3_900, **alarm)).folded == 0
+    assert ledger.fold_pending(4_000) == 0
+    if not has_records:
+        assert ledger.fold_pending(5_000) == 1
+        return
+    ledger.touch("logs", 0, rests.epoch, 4_200)
+    for now_ms in (5_000, 6_000, 7_000):
+        assert ledger.fold_pending(now_ms) == 0
+    earlier = {"series": [make_series("m/a")], "transitions": [fired("m/a", 0)]}
+    assert ledger.commit(make_commit(rests, 1, 5, committed_at_ms=7_500, **earlier)).folded == 2
+
+
+def test_time_that_is_excused_counts_for_nobody(engine: Engine) -> None:
+    """Brokers that are away: whoever stands still has a reason."""
+    ledger = make_ledger(engine, hold_s=30.0)
+    ledger.attend(0)
+    still, moving = ledger.claim("logs", 0, now_ms=0), ledger.claim("logs", 1, now_ms=0)
+    ledger.commit(make_commit(still, None, 1, watermark_ms=0, committed_at_ms=1_000))
+    alarm = {"series": [make_series("m/a")], "transitions": [fired("m/a", 0)]}
+    assert ledger.commit(make_commit(moving, None, 5, committed_at_ms=2_000, **alarm)).folded == 0
+    for now_ms in range(5_000, 120_001, 5_000):
+        ledger.excuse(now_ms)
+        assert ledger.fold_pending(now_ms) == 0
+    for now_ms in range(130_000, 149_999, 5_000):
+        assert ledger.fold_pending(now_ms) == 0
+    assert ledger.fold_pending(155_000) == 1 and count(engine, "incidents") == 1
 
 
 def test_transitions_behind_the_allowed_lateness_wait(engine: Engine) -> None:

@@ -126,6 +126,10 @@ class Source(Protocol):
 
     def progress(self) -> dict[Partition, Progress]: ...
 
+    def away_s(self) -> float:
+        """For how long no broker has answered; 0 where one does, or where there are none."""
+        ...
+
     def close(self, timeout_s: float = 5.0) -> None:
         """Leave the group and free everything; bounded by `timeout_s` even with a dead broker."""
         ...

@@ -37,6 +37,8 @@ log = structlog.get_logger(__name__)
 AT_ONCE = 10_000  # messages of one call of `consume`
 LOOKUP_TIMEOUT_S = 2.0
 CONFIRMED_S, CONFIRM_TIMEOUT_S = 5.0, 1.0
+SAY_AGAIN_S = 60.0  # between two log lines about ends that nobody says
+ASK_AGAIN_S, AWAY_S = 2.0, 10.0  # between two questions without an answer; brokers are away by then
 REFUSED = {
     KafkaError._AUTHENTICATION,
     KafkaError.SASL_AUTHENTICATION_FAILED,
@@ -73,7 +75,9 @@ class ConfluentSource:
         self._unreadable: dict[Partition, list[Undecodable]] = {}
         self._confirmed: dict[Partition, tuple[int, float]] = {}  # end of the log, when the broker said so
         self._refused: KafkaError | None = None
-        self._away = False
+        self._away_since_s: float | None = None
+        self._heard_s = self._asked_s = self.clock.monotonic_s()  # of a broker
+        self._said_s = float("-inf")  # when the log was told that an end is unknown
         self._closed = False
 
     def poll(self, timeout_s: float, max_records: int = 50_000) -> list[Event]:
@@ -85,6 +89,7 @@ class ConfluentSource:
             self._look_up_starts()
             left_s = max(0.0, deadline_s - self.clock.monotonic_s())
             found = take(self._consumer, left_s, max_records, AT_ONCE)
+            self._ask_if_silent()
         except KafkaException as error:
             self._fails(error.args[0], deadline_s)
         if self._refused is not None:
@@ -247,7 +252,9 @@ class ConfluentSource:
         try:
             found = self._consumer.get_watermark_offsets(TopicPartition(*partition), timeout=timeout_s)
         except KafkaException as error:
-            log.info("source.end_unknown", error=repr(error)[:300])
+            if self.clock.monotonic_s() - self._said_s >= SAY_AGAIN_S:
+                self._said_s = self.clock.monotonic_s()
+                log.info("source.end_unknown", error=repr(error)[:300])
             return None
         return None if found is None else (int(found[0]), int(found[1]))
 
@@ -271,14 +278,32 @@ class ConfluentSource:
 
     def _went_away(self, error: KafkaError) -> None:
         metrics.SOURCE_ERRORS.labels(kind="unavailable").inc()
-        if not self._away:
-            self._away = True
+        if self._away_since_s is None:
+            self._away_since_s = self.clock.monotonic_s()
             log.warning("source.unavailable", error=error.str()[:500])
 
     def _came_back(self) -> None:
-        if self._away:
-            self._away = False
+        self._heard_s = self.clock.monotonic_s()
+        if self._away_since_s is not None:
+            self._away_since_s = None
             log.info("source.available")
+
+    def _ask_if_silent(self) -> None:
+        """Silence says nothing: a broker may hang, and a member without partitions hears nothing at all."""
+        now_s = self.clock.monotonic_s()
+        if now_s - self._heard_s < CONFIRMED_S or now_s - self._asked_s < ASK_AGAIN_S:
+            return
+        self._asked_s = now_s
+        try:
+            self._consumer.list_topics(self.settings.topics[0], timeout=CONFIRM_TIMEOUT_S)
+            self._came_back()
+        except KafkaException as error:
+            if now_s - self._heard_s >= AWAY_S:
+                self._went_away(error.args[0])
+
+    def away_s(self) -> float:
+        since_s = self._away_since_s
+        return 0.0 if since_s is None else self.clock.monotonic_s() - since_s
 
     # ------------------------------------------------------------------------- the rest of the contract
 
@@ -334,7 +359,7 @@ class ConfluentSource:
         now_s = self.clock.monotonic_s()
         end, at_s = self._confirmed.get(partition, (0, float("-inf")))
         if now_s - at_s >= CONFIRMED_S:
-            found = None if self._away else self._ends(partition, CONFIRM_TIMEOUT_S)
+            found = None if self._away_since_s is not None else self._ends(partition, CONFIRM_TIMEOUT_S)
             if found is None:
                 return None
             end = found[1]

@@ -17,7 +17,7 @@ from monitor import metrics
 from monitor.clock import Clock
 from monitor.config import SourceSettings
 from monitor.sources.base import Partition
-from monitor.sources.kafka_client import client_options
+from monitor.sources.kafka_client import client_options, known_partitions
 from monitor.sources.probe import end_of
 
 log = structlog.get_logger(__name__)
@@ -28,6 +28,7 @@ AWAY_S = 10.0  # without a word, and without an answer to a question: the broker
 STUCK_S = 60.0  # away for so long: does a fresh client get an answer?
 RETURN_S = 15.0  # that this client has to find brokers again that answer a fresh one
 ASK_TIMEOUT_MS = 1_000
+SAY_AGAIN_S = 60.0  # between two log lines about ends that nobody says
 
 
 class Contact:
@@ -39,6 +40,7 @@ class Contact:
         self._heard_s = self._asked_s = self._tried_s = clock.monotonic_s()
         self._answers_since_s: float | None = None  # a fresh client, while this one gets no answer
         self._ends: dict[Partition, tuple[int, float]] = {}  # end of the log, and when the broker said so
+        self._said_s = float("-inf")  # when the log was told that an end is unknown
 
     def heard(self) -> bool:
         """The broker has sent something; True when that ends an outage."""
@@ -48,6 +50,10 @@ class Contact:
             log.info("source.available")
         return ended
 
+    def away_s(self) -> float:
+        """For how long nothing has been heard; 0 while the brokers answer."""
+        return self.clock.monotonic_s() - self._heard_s if self.away else 0.0
+
     def lost(self, error: BaseException) -> None:
         """An error that only a broker that is away explains."""
         metrics.SOURCE_ERRORS.labels(kind="unavailable").inc()
@@ -56,8 +62,11 @@ class Contact:
             log.warning("source.unavailable", error=repr(error)[:500])
 
     def ask_if_silent(self, consumer: Any, partitions: Iterable[Partition]) -> bool:
-        """Ask for the end of one partition where nothing was heard for a while; True when an outage ends."""
-        now_s, one = self.clock.monotonic_s(), sorted(partitions)[:1]
+        """Ask for the end of one partition where nothing was heard for a while; True when an outage ends.
+
+        A member without partitions asks for any that it knows of.
+        """
+        now_s, one = self.clock.monotonic_s(), sorted(partitions)[:1] or self._known(consumer)
         if not one or now_s - self._heard_s < CONFIRMED_S or now_s - self._asked_s < ASK_AGAIN_S:
             return False
         self._asked_s = now_s
@@ -68,9 +77,9 @@ class Contact:
             self.lost(error)
         return False
 
-    def is_stuck(self, partitions: Iterable[Partition]) -> bool:
+    def is_stuck(self, consumer: Any, partitions: Iterable[Partition]) -> bool:
         """True where this client has had no answer for long, and a fresh one gets one."""
-        now_s, one = self.clock.monotonic_s(), sorted(partitions)[:1]
+        now_s, one = self.clock.monotonic_s(), sorted(partitions)[:1] or self._known(consumer)
         if not self.away or not one:
             return False
         pause_s = STUCK_S if self._answers_since_s is None else RETURN_S
@@ -97,9 +106,15 @@ class Contact:
             error = self._ask(consumer, unsure)
             if error is None:
                 self.heard()
-            else:
+            elif now_s - self._said_s >= SAY_AGAIN_S:
+                self._said_s = now_s
                 log.info("source.end_unknown", error=repr(error)[:300])
         return {p: self._ends[p][0] if self._is_fresh(p, now_s) else None for p in wanted}
+
+    def _known(self, consumer: Any) -> list[Partition]:
+        """A partition that the client has heard of, of the topics that are read; none before it has."""
+        found = known_partitions(consumer, self.settings.topics)
+        return sorted(Partition(topic, n) for topic, numbers in found.items() for n in numbers)[:1]
 
     def _is_fresh(self, partition: Partition, now_s: float) -> bool:
         return partition in self._ends and now_s - self._ends[partition][1] < CONFIRMED_S

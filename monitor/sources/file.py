@@ -242,6 +242,9 @@ class FileSource:
         logs = self._logs.values()
         return sum(log.size if log.ended else log.bytes_read() for log in logs), sum(log.size for log in logs)
 
+    def away_s(self) -> float:
+        return 0.0
+
     def close(self, timeout_s: float = 5.0) -> None:
         for log in self._logs.values():
             log.close()

@@ -261,7 +261,7 @@ class KafkaSource:
         if self._consumer is None:
             return
         if self._contact.away:
-            if self._contact.is_stuck(self._owned):
+            if self._contact.is_stuck(self._consumer, self._owned):
                 self._rebuild("the broker answers, but not to this client")
             return
         now_s = self.clock.monotonic_s()
@@ -352,6 +352,9 @@ class KafkaSource:
         at_end = [p for p, end in ends.items() if end is not None and reading[p].position >= end]
         ends.update(self._contact.ends(self._consumer, at_end))
         return {p: Progress(owned.position, ends[p], owned.paused) for p, owned in reading.items()}
+
+    def away_s(self) -> float:
+        return self._contact.away_s()
 
     def close(self, timeout_s: float = 5.0) -> None:
         if not self._closed:

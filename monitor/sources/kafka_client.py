@@ -37,13 +37,19 @@ def await_partitions(consumer: Any, topics: list[str], timeout_s: float) -> bool
     A member that leads a join before it knows them hands out nothing, and nobody joins again before the
     metadata are refreshed (`metadata_max_age_ms`).
     """
-    cluster, deadline_s = consumer._client.cluster, time.monotonic() + timeout_s
-    cluster.request_update()
-    while not all(cluster.partitions_for_topic(topic) for topic in topics):
+    deadline_s = time.monotonic() + timeout_s
+    consumer._client.cluster.request_update()
+    while not all(known_partitions(consumer, topics).values()):
         if time.monotonic() > deadline_s:
             return False
         time.sleep(0.02)
     return True
+
+
+def known_partitions(consumer: Any, topics: list[str]) -> dict[str, set[int]]:
+    """The partitions of topics as far as the client has heard of them; asks nobody."""
+    cluster = consumer._client.cluster
+    return {topic: set(cluster.partitions_for_topic(topic) or ()) for topic in topics}
 
 
 class _Finished:

@@ -114,5 +114,8 @@ class MemorySource:
             if log.started
         }
 
+    def away_s(self) -> float:
+        return 0.0
+
     def close(self, timeout_s: float = 5.0) -> None:
         self._logs.clear()
