@@ -60,7 +60,7 @@ DETAILS = (
 )
 MAX_CHARTED_ALERTS, MAX_CHARTED_FEATURES, MAX_CHART_WINDOWS = 3, 2, 1_440
 SHOWN_SHARED = 3
-FEATURES = ("feature", "observed", "expected", "low", "high", "windows", "contribution")
+FEATURES = ("feature", "observed", "expected", "low", "high", "contribution", "windows")
 
 Reference = Annotated[
     str, typer.Argument(metavar="INCIDENT", help="an id, its beginning, or the position in the list")
