@@ -152,7 +152,7 @@ class SeriesStates:
         for block in range(0, len(rows), _BLOCK):
             own = rows[block : block + _BLOCK]
             _pack(data, own, fresh, packed, ends)
-            start, whole = 0, memoryview(packed.astype("<u4", copy=False)).cast("B")
+            start, whole = 0, packed.astype("<u4", copy=False).data.cast("B")
             for row, end in zip(own.tolist(), (4 * ends).tolist(), strict=False):
                 numbers = start + 4 * words
                 found.append(self._sealed(row, whole[start : start + mark_bytes], whole[numbers:end]))

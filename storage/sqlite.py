@@ -17,7 +17,7 @@ PAGE_BYTES = 8_192  # states and sketches are some KB each
 CACHE_BYTES = 32 << 20
 FOLD_BACK_ROWS = 10_000
 """Rows written until the log is folded back into the file; a commit of 10,000 series has 30,000, 50 MB."""
-MOST_ROWS, MOST_LOG_BYTES = 100_000, 128 << 20
+MOST_LOG_BYTES = 128 << 20
 """From here on whoever commits folds it back itself, so that the log is bounded whatever the disk is like."""
 READ_ONLY = "inferwatch_read_only"
 _WRITES, _CHANGES = "inferwatch_writes", "inferwatch_changes"
@@ -100,16 +100,17 @@ class _FoldingBack:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._rows = 0  # written since it was last begun
+        self._behind = False
         self._busy = threading.Lock()
 
     def written(self, rows: int) -> None:
         """A transaction has ended that wrote so many rows. To be called by one thread at a time."""
         self._rows += rows
-        behind = self._rows >= MOST_ROWS
-        if self._rows < FOLD_BACK_ROWS or not self._busy.acquire(blocking=behind):
+        due = self._behind or self._rows >= FOLD_BACK_ROWS
+        if not due or not self._busy.acquire(blocking=self._behind):
             return
         self._rows = 0
-        if behind:  # commits come faster than the disk takes them: this one waits
+        if self._behind:  # commits come faster than the disk takes them: with this one they wait
             self._fold_back()
         else:
             threading.Thread(target=self._fold_back, name="folding back", daemon=True).start()
@@ -119,7 +120,9 @@ class _FoldingBack:
             uri = f"{self._path.absolute().as_uri()}?mode=rw"  # a file that is gone is not made anew
             with closing(sqlite3.connect(uri, uri=True)) as connection:
                 connection.execute("PRAGMA schema_version").fetchone()  # opens the log
-                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                _, pages, done = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                foreground = self._behind  # nobody writes meanwhile: the next commit begins the log anew
+                self._behind = pages * PAGE_BYTES >= MOST_LOG_BYTES and not (foreground and done == pages)
         except sqlite3.Error:
             pass  # the next one folds back more; nothing of a commit depends on it
         finally:
