@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
-from detectors.base import Scorer, SeriesStates
-from detectors.types import ScoreBatch, WindowBatch
+from detectors.base import Scorer
 from monitor.claims import Parts
 from monitor.clock import ManualClock, rfc3339
 from monitor.config import Settings
@@ -31,7 +30,7 @@ from storage.ledger import Ledger
 from storage.types import Commit, Fenced
 from tests.daemons import rows, snapshot, totals
 from tests.logs import BAD_LINES, START_MS, lines, with_bad_lines
-from tests.scorers import PlainScorer
+from tests.scorers import PlainScorer, SlowScorer
 
 KEY = Partition("memory", 0)
 MESSAGES = with_bad_lines(lines(services=2, minutes=60, per_minute=6, fault_at=40))
@@ -232,16 +231,6 @@ def test_a_partition_that_lags_commits_seldom_and_one_that_keeps_up_at_once(
     gaps_s = [late - early - took_ms / 1000 for early, late in pairwise(ended_s)]
     assert len(gaps_s) >= 3
     assert all(between_s - 0.01 < gap < between_s + 0.26 for gap in gaps_s[1:]), gaps_s
-
-
-class SlowScorer(PlainScorer):
-    """Takes a tenth of a second for the windows of one start."""
-
-    clock: ManualClock
-
-    def score(self, batch: WindowBatch, states: SeriesStates) -> ScoreBatch:
-        self.clock.advance(100)
-        return super().score(batch, states)
 
 
 def test_a_batch_of_many_windows_is_committed_in_portions(tmp_path: Path) -> None:
