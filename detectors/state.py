@@ -32,27 +32,36 @@ _LAYOUT = int.from_bytes(hashlib.sha256(repr((CHANNELS, FIXED_WIDTH)).encode()).
 
 _BLOCK = 256  # rows that are packed together
 UInt32 = npt.NDArray[np.uint32]
-UInt8 = npt.NDArray[np.uint8]
 
 
 @njit(cache=True)
-def _pack(data: UInt32, rows: Int64, fresh: UInt32, marks: UInt8, packed: UInt32, ends: Int64) -> None:
-    """The numbers of some rows that differ from `fresh` [width], one row behind the other, into `packed`.
+def _pack(data: UInt32, rows: Int64, fresh: UInt32, packed: UInt32, ends: Int64) -> None:
+    """Some rows as bytes, one behind the other, into `packed`: the bits of the numbers that differ from
+    `fresh` [width], the lowest first, filled up to whole words, then these numbers.
 
-    ends [m]: where those of each row end; marks [m, bytes], zeroed before: their bits, the lowest first.
+    ends [m]: the word of `packed` at which each row ends.
     """
-    n = 0
+    words, n = (len(fresh) + 31) // 32, 0
     for i in range(len(rows)):
-        for w in range(len(fresh)):
-            if data[rows[i], w] != fresh[w]:
-                marks[i, w >> 3] |= np.uint8(1 << (w & 7))
-                packed[n] = data[rows[i], w]
-                n += 1
+        row, marks = data[rows[i]], n
+        n += words
+        for word in range(words):
+            first, bits = 32 * word, np.uint32(0)
+            for bit in range(min(32, len(fresh) - first)):
+                number = row[first + bit]
+                packed[n] = number  # overwritten by the next one unless it differs
+                differs = number != fresh[first + bit]
+                bits |= np.uint32(differs) << np.uint32(bit)
+                n += differs
+            packed[marks + word] = bits
         ends[i] = n
 
 
-def _checksum(head: bytes, body: bytes) -> bytes:
-    return hashlib.sha256(head + body).digest()[:_CHECK_BYTES]
+def _checksum(*parts: bytes | memoryview) -> bytes:
+    sha = hashlib.sha256()
+    for part in parts:
+        sha.update(part)
+    return sha.digest()[:_CHECK_BYTES]
 
 
 def _fresh(lstm_width: int) -> Float32:
@@ -138,22 +147,23 @@ class SeriesStates:
         rows = np.array([self._row_of[name] for name in series], np.int64)
         data, fresh = self.data.view(np.uint32), self._fresh.view(np.uint32)
         width, found = len(fresh), []
-        packed, ends = np.empty(_BLOCK * width, np.uint32), np.empty(_BLOCK, np.int64)
+        words, mark_bytes = (width + 31) // 32, (width + 7) // 8
+        packed, ends = np.empty(_BLOCK * (words + width) + 1, np.uint32), np.empty(_BLOCK, np.int64)
         for block in range(0, len(rows), _BLOCK):
             own = rows[block : block + _BLOCK]
-            marks = np.zeros((len(own), (width + 7) // 8), np.uint8)
-            _pack(data, own, fresh, marks, packed, ends)
-            start = 0
-            for row, mark, end in zip(own.tolist(), marks, ends.tolist(), strict=False):
-                found.append(self._sealed(row, mark.tobytes() + packed[start:end].astype("<u4").tobytes()))
+            _pack(data, own, fresh, packed, ends)
+            start, whole = 0, packed.astype("<u4", copy=False).data.cast("B")
+            for row, end in zip(own.tolist(), (4 * ends).tolist(), strict=False):
+                numbers = start + 4 * words
+                found.append(self._sealed(row, whole[start : start + mark_bytes], whole[numbers:end]))
                 start = end
         return found
 
-    def _sealed(self, row: int, numbers: bytes) -> bytes:
+    def _sealed(self, row: int, marks: memoryview, numbers: memoryview) -> bytes:
         own = self._metrics.get(row, {})
-        body = numbers + "\0".join(sorted(own, key=own.__getitem__)).encode()
+        names = "\0".join(sorted(own, key=own.__getitem__)).encode()
         head = _HEADER.pack(_MAGIC, _FORMAT, _LAYOUT, self._lstm_tag, self.lstm_width, len(own))
-        return head + _checksum(head, body) + body
+        return b"".join((head, _checksum(head, marks, numbers, names), marks, numbers, names))
 
     def load(self, series: str, state: bytes) -> None:
         """Restore what `dump` wrote, bit for bit. Raises ValueError for any other bytes."""

@@ -33,6 +33,10 @@ from storage.types import (
     StoredWindow,
 )
 
+MAX_STARTS = 60
+"""Starts of windows between two looks at whether a commit is due: each takes some milliseconds, however few
+the series, and behind an outage a single batch may hold thousands."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decoded:
@@ -231,18 +235,19 @@ class OwnedPartition:
         return int(hits[0]) if len(hits) else None
 
     def horizon_ms(self, from_ms: int, max_windows: int) -> int:
-        """How far event time may go from `from_ms` until about `max_windows` windows are closed."""
-        spans = max(max_windows // max(self.windows.live_series, 1), 1)
+        """How far event time may go from `from_ms` at once: until about `max_windows` windows are closed, of
+        MAX_STARTS starts at the most."""
+        spans = max(min(max_windows // max(self.windows.live_series, 1), MAX_STARTS), 1)
         return from_ms + spans * self.windows.window_ms
 
     def first_row_beyond(self, records: RecordColumns, max_windows: int) -> Far | None:
-        """The first unaccounted record that would close more windows than fit into memory at once."""
+        """The first unaccounted record that would close more windows than are worked on at once."""
         if not len(records):
             return None
-        mark_ms = self.windows.watermark_ms
-        horizon_ms = self.horizon_ms(
-            int(records.timestamp_ms[0]) if mark_ms is None else mark_ms, max_windows
-        )
+        from_ms, mark_ms = int(records.timestamp_ms[0]), self.windows.watermark_ms
+        if mark_ms is not None:  # where no series lives, nothing closes between the two
+            from_ms = mark_ms if self.windows.live_series else max(mark_ms, from_ms)
+        horizon_ms = self.horizon_ms(from_ms, max_windows)
         row = self.first_row_at(records, horizon_ms + 1)
         return None if row is None else Far(row, horizon_ms)
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection, Dialect, Executable, Table, exc
 from sqlalchemy.sql.compiler import SQLCompiler
-
-Row = dict[str, Any]
 
 
 @lru_cache(maxsize=64)
@@ -19,18 +18,23 @@ def _compiled(statement: Executable, dialect: Dialect, names: tuple[str, ...]) -
     return compiled
 
 
-def execute_many(connection: Connection, statement: Executable, rows: Sequence[Row]) -> None:
-    """Run a statement once per row; the rows have the same keys and values that the driver takes as they are.
+def execute_many(
+    connection: Connection, statement: Executable, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
+) -> None:
+    """Run a statement once per row, values in the order of `columns` and such that the driver takes them as
+    they are.
 
     Reuse the statement object: it is compiled once. Errors are those of `connection.execute`.
     """
     if not rows:
         return
-    compiled = _compiled(statement, connection.dialect, tuple(rows[0]))
+    compiled = _compiled(statement, connection.dialect, tuple(columns))
     parameters: list[Any] = list(rows)
-    if compiled.positiontup is not None:
-        names = compiled.positiontup
-        parameters = [tuple([row[name] for name in names]) for row in rows]
+    if compiled.positiontup is None:
+        parameters = [dict(zip(columns, row, strict=True)) for row in rows]
+    elif compiled.positiontup != list(columns):
+        in_order = itemgetter(*map(columns.index, compiled.positiontup))
+        parameters = list(map(in_order, rows))
     connection.exec_driver_sql(compiled.string, parameters)
 
 

@@ -1,30 +1,25 @@
-"""Engines, transactions, the lock of a SQLite file, and which database errors pass by themselves."""
+"""Engines, the lock of a SQLite file, and which database errors pass by themselves."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import sqlite3
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, inspect, make_url, text
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy import Connection, Engine, create_engine, exc, inspect, make_url, text
 
 from storage.names import SCHEMA_VERSION, DatabaseInUse, DatabaseUrlError, SchemaTooNew
+from storage.sqlite import READ_ONLY, connect_sqlite
 
-SQLITE_BUSY_S = 15.0
-SQLITE_PAGE_BYTES = 8_192  # states and sketches are some KB each
-SQLITE_CACHE_BYTES, SQLITE_WAL_BYTES = 32 << 20, 32 << 20  # the commit of 10,000 series has about 50 MB
 POOL_SIZE, POOL_OVERFLOW, POOL_TIMEOUT_S, CONNECT_TIMEOUT_S = 5, 10, 10.0, 5
 LOCK_TIMEOUT_S, IDLE_TRANSACTION_S = (
     20,
     15,
 )  # a process that hangs in a transaction holds the others up no longer
-_READ_ONLY, _WRITES = "inferwatch_read_only", "inferwatch_writes"
 
 
 def connect(url: str) -> Engine:
@@ -43,7 +38,7 @@ def connect(url: str) -> Engine:
         raise DatabaseUrlError(f"not a database URL ({error}); try sqlite:///inferwatch.db") from None
     kind = parsed.get_backend_name()
     if kind == "sqlite":
-        return _connect_sqlite(parsed)
+        return connect_sqlite(parsed, POOL_TIMEOUT_S)
     if kind == "postgresql":
         return create_engine(
             parsed.set(drivername="postgresql+psycopg"),
@@ -61,70 +56,10 @@ def connect(url: str) -> Engine:
     raise DatabaseUrlError(f"{kind!r} is not supported; use sqlite:///PATH or postgresql://USER@HOST/NAME")
 
 
-def _connect_sqlite(url: URL) -> Engine:
-    if url.database in (None, "", ":memory:"):
-        raise DatabaseUrlError("a SQLite database needs a file: sqlite:///inferwatch.db")
-    engine = create_engine(
-        url.set(drivername="sqlite"), connect_args={"timeout": SQLITE_BUSY_S}, pool_timeout=POOL_TIMEOUT_S
-    )
-
-    @event.listens_for(engine, "connect")
-    def prepare(connection: sqlite3.Connection, record: object) -> None:
-        connection.isolation_level = None  # we say BEGIN ourselves
-        connection.execute(f"PRAGMA page_size = {SQLITE_PAGE_BYTES}")  # of a file that is made now
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute(f"PRAGMA cache_size = -{SQLITE_CACHE_BYTES // 1024}")
-        connection.execute(f"PRAGMA wal_autocheckpoint = {SQLITE_WAL_BYTES // SQLITE_PAGE_BYTES}")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("PRAGMA foreign_keys = ON")
-
-    turn = _Turn()
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        """Writers take the lock at once: a read lock that is upgraded later could deadlock."""
-        read_only = connection.get_execution_options().get(_READ_ONLY, False)
-        if not read_only and turn.wait():
-            connection.connection.record_info[_WRITES] = True  # type: ignore[index]
-        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
-
-    @event.listens_for(engine, "checkin")
-    def checkin(connection: object, record: ConnectionPoolEntry) -> None:
-        if (record.record_info or {}).pop(_WRITES, False):
-            turn.end()
-
-    return engine
-
-
-class _Turn:
-    """The threads of one process write to SQLite in turns.
-
-    Where they wait for SQLite's lock itself, each of them sleeps and tries again, and those that write often
-    keep one that writes seldom waiting: the outbox a commit. A thread that has its turn is let through (its
-    second connection meets the lock), and so is one that has waited for long.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._holder: int | None = None
-
-    def wait(self) -> bool:
-        """True when the turn has to be ended."""
-        me = threading.get_ident()
-        if self._holder == me or not self._lock.acquire(timeout=SQLITE_BUSY_S):
-            return False
-        self._holder = me
-        return True
-
-    def end(self) -> None:
-        self._holder = None
-        self._lock.release()
-
-
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """A connection for reads only; it never waits for a writer of SQLite."""
-    with engine.connect().execution_options(**{_READ_ONLY: True}) as connection:
+    with engine.connect().execution_options(**{READ_ONLY: True}) as connection:
         yield connection
 
 

@@ -12,9 +12,10 @@ from sqlalchemy import text as sql_text
 from storage import folding, notices, schema, text
 from storage.attendance import Attendance
 from storage.engine import reading
-from storage.results import MAX_IDS, ResultWriter
+from storage.results import ResultWriter
 from storage.rows import series_key
 from storage.schema import table
+from storage.series_rows import MAX_IDS
 from storage.types import Claim, Commit, Fenced, Fold, SeriesRow
 
 PARTITIONS, SERIES = table(schema.PartitionTable), table(schema.SeriesTable)

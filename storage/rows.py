@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import repeat
 from typing import Any
 
@@ -30,6 +31,7 @@ Row = dict[str, Any]
 Float64 = npt.NDArray[np.float64]
 
 
+@lru_cache(maxsize=65_536)
 def series_key(name: str) -> str:
     return text.key(name, schema.NAME_LENGTH)
 

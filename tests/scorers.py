@@ -10,6 +10,7 @@ import numpy as np
 
 from detectors.base import SeriesStates
 from detectors.types import STATISTIC_INDEX, Contribution, ScoreBatch, WindowBatch
+from monitor.clock import ManualClock
 
 LATENCY = STATISTIC_INDEX["latency_p95_ms"]
 WARM_UP = 5
@@ -92,3 +93,13 @@ class PlainScorer:
             windows_seen=seen,
             explanations=explanations,
         )
+
+
+class SlowScorer(PlainScorer):
+    """Takes a tenth of a second for the windows of one start."""
+
+    clock: ManualClock
+
+    def score(self, batch: WindowBatch, states: SeriesStates) -> ScoreBatch:
+        self.clock.advance(100)
+        return super().score(batch, states)

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
+from detectors.base import Scorer
 from monitor.claims import Parts
 from monitor.clock import ManualClock, rfc3339
 from monitor.config import Settings
 from monitor.incidents import make_fold
 from monitor.models import FixedModel
+from monitor.partition import MAX_STARTS
 from monitor.pipeline import Pipeline
 from monitor.sources.base import Partition
 from monitor.sources.batches import cut, pack
@@ -28,7 +30,7 @@ from storage.ledger import Ledger
 from storage.types import Commit, Fenced
 from tests.daemons import rows, snapshot, totals
 from tests.logs import BAD_LINES, START_MS, lines, with_bad_lines
-from tests.scorers import PlainScorer
+from tests.scorers import PlainScorer, SlowScorer
 
 KEY = Partition("memory", 0)
 MESSAGES = with_bad_lines(lines(services=2, minutes=60, per_minute=6, fault_at=40))
@@ -68,14 +70,16 @@ def ledger_for(url: str, owner: str = "test") -> DyingLedger:
     )
 
 
-def pipeline_for(ledger: Ledger, messages: list[bytes], *, batch: int = 50) -> tuple[Pipeline, ManualClock]:
+def pipeline_for(
+    ledger: Ledger, messages: list[bytes], *, batch: int = 50, scorer: Scorer | None = None
+) -> tuple[Pipeline, ManualClock]:
     clock = ManualClock(START_MS + YEAR_MS // 12)
     whole = pack(KEY, range(len(messages)), messages)
     source = MemorySource(
         [cut(whole, i, min(i + batch, len(messages))) for i in range(0, len(messages), batch)]
     )
     return Pipeline(
-        Settings(), Parts(source, ledger, Facts(ledger.engine), clock, FixedModel(PlainScorer()))
+        Settings(), Parts(source, ledger, Facts(ledger.engine), clock, FixedModel(scorer or PlainScorer()))
     ), clock
 
 
@@ -227,6 +231,29 @@ def test_a_partition_that_lags_commits_seldom_and_one_that_keeps_up_at_once(
     gaps_s = [late - early - took_ms / 1000 for early, late in pairwise(ended_s)]
     assert len(gaps_s) >= 3
     assert all(between_s - 0.01 < gap < between_s + 0.26 for gap in gaps_s[1:]), gaps_s
+
+
+def test_a_batch_of_many_windows_is_committed_in_portions(tmp_path: Path) -> None:
+    """Behind an outage all that waits may come as one batch; its first windows do not wait for its last."""
+    messages = lines(services=2, minutes=200, per_minute=6, fault_at=150)
+    ledger, scorer = ledger_for(f"sqlite:///{tmp_path / 'portions.db'}"), SlowScorer()
+    commit = ledger.commit
+    starts: list[list[int]] = []
+
+    def noted(made: Commit) -> object:
+        starts.append([batch.window_start_ms for batch in made.windows])
+        return commit(made)
+
+    ledger.commit = noted  # type: ignore[method-assign, assignment]
+    pipeline, clock = pipeline_for(ledger, messages, batch=len(messages), scorer=scorer)
+    scorer.clock = clock
+    pipeline.turn(0.0)
+    pipeline.turn(0.0)
+    assert pipeline.records_read == len(messages), "one batch, in one turn"
+    sizes = list(map(len, starts))
+    assert len(sizes) >= 200 // MAX_STARTS and 0 < min(sizes) <= max(sizes) <= MAX_STARTS, sizes
+    run_to_end(pipeline, clock)
+    assert [at for own in starts for at in own] == [START_MS + n * 60_000 for n in range(200)]
 
 
 def with_late_messages(messages: list[bytes]) -> list[bytes]:

@@ -206,6 +206,26 @@ def test_expired_series_lose_their_states_and_may_come_back(engine: Engine, ledg
     assert len(ledger.claim("logs", 0, now_ms=0).series) == 2
 
 
+def test_a_series_may_go_to_another_partition_and_come_back(engine: Engine, ledger: Ledger) -> None:
+    """Its counters go on, whatever the writer remembers of it."""
+    claims = [ledger.claim("logs", n, now_ms=0) for n in (0, 1)]
+    ends = [None, None]
+    for turn, at in enumerate((0, 1, 0)):
+        windows = [make_windows(turn * MINUTE_MS, ["m/moves"])]
+        for expired in ([], ["m/moves"]):
+            end = (ends[at] or 0) + 1
+            more = {"expired_series": expired} if expired else {"windows": windows}
+            series = [] if expired else [make_series("m/moves")]
+            ledger.commit(make_commit(claims[at], ends[at], end, series=series, **more))
+            ends[at] = end
+            found = {n: [r.series for r in ledger.claim("logs", n, now_ms=0).series] for n in (0, 1)}
+            claims = [ledger.claim("logs", n, now_ms=0) for n in (0, 1)]
+            assert found == {at: [] if expired else ["m/moves"], 1 - at: []}
+    with engine.connect() as connection:
+        told = connection.execute(text("SELECT windows, last_window_start_ms FROM series")).all()
+    assert told == [(3, 2 * MINUTE_MS)]
+
+
 def test_a_series_that_comes_and_goes_within_one_commit(engine: Engine, ledger: Ledger) -> None:
     claim = ledger.claim("logs", 0, now_ms=0)
     ledger.commit(

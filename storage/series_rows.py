@@ -1,0 +1,176 @@
+"""The rows of series in one commit: made where they are missing, updated by their id where they are known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import BindParameter, Connection, bindparam, func, select, update
+
+from storage import schema
+from storage.bulk import execute_many
+from storage.rows import series_key, upsert
+from storage.schema import table
+from storage.types import Commit, ScoredWindows, SeriesConflict, SeriesRow
+
+SERIES = table(schema.SeriesTable)
+MAX_CACHED_IDS = 200_000
+MAX_IDS = 500
+_ABOUT = ("model", "endpoint", "partition_id", "last_record_ms", "live")
+_STATES = ("window_state", "detector_state", "alert_state", "rollout_state")
+_WINDOWS = ("windows", "last_window_start_ms", "last_score", "last_is_anomalous")
+_COLUMNS = (*_ABOUT, *_STATES, *_WINDOWS)
+_NEW = ("name", "first_seen_ms", *_COLUMNS)
+
+_EXPIRE = (
+    update(SERIES)
+    .where(SERIES.c.name == bindparam("b_name"), SERIES.c.partition_id == bindparam("b_partition_id"))
+    .values(live=False, **dict.fromkeys(_STATES))
+)
+
+
+class _Newest(NamedTuple):
+    """How many windows more a series has, and what the newest of them says."""
+
+    windows: int = 0
+    start_ms: int | None = None
+    score: float | None = None
+    is_anomalous: bool | None = None
+
+
+_NO_WINDOWS = _Newest()
+_KNOWN: dict[str, BindParameter[Any]] = {name: bindparam(f"b_{name}") for name in _COLUMNS}
+_SUMMED_UP = {"windows": SERIES.c.windows + _KNOWN["windows"]} | {
+    name: func.coalesce(_KNOWN[name], SERIES.c[name]) for name in _WINDOWS[1:]
+}
+_OF_ID = SERIES.c.id == bindparam("b_id")
+_UPDATE = update(SERIES).where(_OF_ID).values(_KNOWN | _SUMMED_UP)
+_UPDATE_NEWEST = update(SERIES).where(_OF_ID).values(_SUMMED_UP)
+
+
+class SeriesWriter:
+    """Remembers the ids of series that are known to be committed."""
+
+    def __init__(self, dialect: str) -> None:
+        self._ids: dict[tuple[int, str], int] = {}
+        self._insert = upsert(
+            schema.SeriesTable,
+            dialect,
+            ["name"],
+            {name: lambda _, new, name=name: new[name] for name in (*_ABOUT, *_STATES)}
+            | {name: lambda old, new, name=name: func.coalesce(new[name], old[name]) for name in _WINDOWS[1:]}
+            | {"windows": lambda old, new: old["windows"] + new["windows"]},
+        )
+
+    def remember(self, partition_id: int, series_ids: dict[str, int]) -> None:
+        """Ids that a committed transaction has shown; not before, for a rollback takes them back."""
+        if len(self._ids) + len(series_ids) > MAX_CACHED_IDS:
+            self._ids.clear()
+        self._ids.update(((partition_id, name), found) for name, found in series_ids.items())
+
+    def write(self, connection: Connection, commit: Commit, partition_id: int) -> dict[str, int]:
+        """All rows of series; returns the ids of those that the commit touches.
+
+        Raises SeriesConflict for one that lives in another partition.
+        """
+        newest = _newest(commit.windows)
+        told = [(row, True) for row in commit.series] + [(row, False) for row in commit.parked]
+        names = {row.series for row, _ in told} | newest.keys() | {w.series for w in commit.revisions}
+        ids = {n: self._ids[partition_id, n] for n in names if (partition_id, n) in self._ids}
+        unknown = names - ids.keys()
+        known, fresh, written = [], {}, set()
+        for row, live in told:
+            values = _values(row, partition_id, live, newest.get(row.series, _NO_WINDOWS))
+            written.add(row.series)
+            if row.series in unknown:
+                fresh[row.series] = (series_key(row.series), row.first_seen_ms, *values)
+            else:
+                known.append((*values, ids[row.series]))
+        columns = (*(f"b_{name}" for name in _COLUMNS), "b_id")
+        execute_many(connection, _UPDATE, columns, sorted(known, key=lambda values: values[-1]))
+        if unknown:
+            ids |= self._write_unknown(connection, commit, partition_id, unknown, fresh, newest)
+            written |= fresh.keys()
+        if commit.expired_series:
+            expired = [
+                {"b_name": series_key(name), "b_partition_id": partition_id} for name in commit.expired_series
+            ]
+            connection.execute(_EXPIRE, expired)
+        ended = [(*of, ids[name]) for name, of in newest.items() if name not in written]
+        columns = (*(f"b_{name}" for name in _WINDOWS), "b_id")
+        execute_many(connection, _UPDATE_NEWEST, columns, ended)
+        return ids
+
+    def _write_unknown(
+        self,
+        connection: Connection,
+        commit: Commit,
+        partition_id: int,
+        unknown: set[str],
+        fresh: dict[str, tuple[object, ...]],
+        newest: dict[str, _Newest],
+    ) -> dict[str, int]:
+        """Ids of series that were not known; `fresh` gets those that began and ended within the commit."""
+        keys = {name: series_key(name) for name in sorted(unknown)}
+        _refuse_second_partition(connection, list(keys.values()), partition_id)
+        stray = [name for name in keys if name not in fresh]
+        stored = _select_ids(connection, [keys[name] for name in stray])
+        for name in stray:
+            if keys[name] not in stored:
+                row = _ended_row(keys[name], commit)
+                values = _values(row, partition_id, False, newest.get(name, _NO_WINDOWS))
+                fresh[name] = (keys[name], row.first_seen_ms, *values)
+        execute_many(connection, self._insert, _NEW, [fresh[name] for name in sorted(fresh)])
+        ids = _select_ids(connection, list(keys.values()))
+        return {name: ids[key] for name, key in keys.items()}
+
+
+def _values(row: SeriesRow, partition_id: int, live: bool, newest: _Newest) -> tuple[object, ...]:
+    """As _COLUMNS."""
+    return (
+        *(series_key(row.model), series_key(row.endpoint), partition_id, row.last_record_ms, live),
+        *(row.window_state, row.detector_state, row.alert_state, row.rollout_state),
+        *newest,
+    )
+
+
+def _ended_row(name: str, commit: Commit) -> SeriesRow:
+    """Of a series that closed its only windows and expired, all within one commit."""
+    starts = [batch.window_start_ms for batch in commit.windows]
+    model, _, endpoint = name.partition("/")
+    first_ms = min(starts, default=commit.committed_at_ms)
+    last_ms = max(starts, default=commit.committed_at_ms)
+    return SeriesRow(name, model, endpoint, first_ms, last_ms)
+
+
+def _select_ids(connection: Connection, keys: Sequence[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for start in range(0, len(keys), MAX_IDS):
+        statement = select(SERIES.c.name, SERIES.c.id).where(SERIES.c.name.in_(keys[start : start + MAX_IDS]))
+        found.update((row.name, row.id) for row in connection.execute(statement))
+    return found
+
+
+def _refuse_second_partition(connection: Connection, names: Sequence[str], partition_id: int) -> None:
+    for start in range(0, len(names), MAX_IDS):
+        other = connection.execute(
+            select(SERIES.c.name, SERIES.c.partition_id)
+            .where(SERIES.c.name.in_(names[start : start + MAX_IDS]), SERIES.c.live.is_(True))
+            .where(SERIES.c.partition_id != partition_id)
+            .limit(1)
+        ).first()
+        if other is not None:
+            raise SeriesConflict(
+                f"series {other.name!r} arrives in two partitions; key the producer by series so that "
+                "one partition holds all of it"
+            )
+
+
+def _newest(batches: Iterable[ScoredWindows]) -> dict[str, _Newest]:
+    found: dict[str, _Newest] = {}
+    for batch in sorted(batches, key=lambda each: each.window_start_ms):
+        told = zip(batch.series, batch.score.tolist(), batch.is_anomalous.tolist(), strict=True)
+        for series, score, anomalous in told:
+            before = found.get(series, _NO_WINDOWS).windows
+            found[series] = _Newest(before + 1, batch.window_start_ms, score, anomalous)
+    return found
