@@ -179,6 +179,9 @@ def test_weekly_maintenance_is_made_and_says_when_it_holds(site: Site, engine: E
         assert "9999" not in page.locator("#live").inner_text()
         widths = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
         assert widths[0] <= widths[1]
+    (refused,) = site.problems
+    assert "status of 422" in refused, "the browser says it too"
+    site.problems.clear()
     mine = next(row for row in queries.silences(engine) if row["comment"] == "patch night")
     assert mine["matchers"] == {"series": RANK} and mine["recurrence"]["duration"] == "14400s"
 

@@ -14,7 +14,8 @@ from sqlalchemy import Engine
 from starlette.exceptions import HTTPException
 
 from monitor.api import bodies
-from monitor.api.replies import INCIDENT, MODEL, Delivery, Silence, found, refusals
+from monitor.api.described import INCIDENT, MODEL, found, refusals
+from monitor.api.replies import Delivery, Silence
 from monitor.api.web import incident_id_of
 from monitor.clock import Clock
 from monitor.config import Settings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Engine
@@ -108,9 +108,8 @@ def _measured(metrics: Any) -> dict[str, Any]:
     }
 
 
-def sources(engine: Engine, *, wall_ms: int) -> dict[str, Any]:
+def sources(engine: Engine, rows: Sequence[Row], *, wall_ms: int) -> dict[str, Any]:
     """Context of the page of partitions; `behind_ms` is event time behind the clock, None when unknown."""
-    rows = queries.sources(engine)
     reasons = page_queries.reject_reasons(engine)
     return {
         "partitions": [
