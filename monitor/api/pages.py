@@ -112,6 +112,11 @@ def _static(pages: APIRouter) -> None:
     def stylesheet() -> Response:
         return static("style.css")
 
+    @pages.get("/favicon.ico")
+    def icon() -> Response:
+        """Browsers ask for it where an answer names no icon of its own, such as JSON."""
+        return static("icon.svg")
+
 
 def _incidents(pages: APIRouter, site: Site) -> None:
     @pages.get("/")
