@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from monitor.clock import SystemClock
+from monitor.commands import completion
 from monitor.commands.common import (
     ConfigOption,
     DatabaseOption,
@@ -35,7 +36,10 @@ evaluate_app = typer.Typer(
 )
 BUDGETS = "acceptable false alarms per series and week"
 
-SeriesOption = Annotated[str | None, typer.Option("--series", metavar="NAME", help="only this series")]
+SeriesOption = Annotated[
+    str | None,
+    typer.Option("--series", metavar="NAME", help="only this series", autocompletion=completion.series),
+]
 DirectoryArgument = Annotated[Path, typer.Argument(metavar="DIR", help="where the series are")]
 ScoresOption = Annotated[
     Path, typer.Option("--scores", metavar="OUT", help="folder for files of timestamp,score,alarm")

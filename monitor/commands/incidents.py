@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from monitor.commands import completion
 from monitor.commands.common import (
     ConfigOption,
     DatabaseOption,
@@ -58,12 +59,18 @@ DETAILS = (
     "series",
     "labels",
 )
+STATES = ("open", "acknowledged", "resolved")
 MAX_CHARTED_ALERTS, MAX_CHARTED_FEATURES, MAX_CHART_WINDOWS = 3, 2, 1_440
 SHOWN_SHARED = 3
 FEATURES = ("feature", "observed", "expected", "low", "high", "contribution", "windows")
 
 Reference = Annotated[
-    str, typer.Argument(metavar="INCIDENT", help="an id, its beginning, or the position in the list")
+    str,
+    typer.Argument(
+        metavar="INCIDENT",
+        help="an id, its beginning, or the position in the list",
+        autocompletion=completion.incidents,
+    ),
 ]
 
 
@@ -72,12 +79,17 @@ def list_incidents(
     config: ConfigOption = None,
     database: DatabaseOption = None,
     since: SinceOption = None,
-    status: Annotated[str | None, typer.Option("--status", help="open, acknowledged or resolved")] = None,
+    status: Annotated[
+        str | None,
+        typer.Option(
+            "--status", help="open, acknowledged or resolved", autocompletion=completion.among(*STATES)
+        ),
+    ] = None,
     limit: LimitOption = 50,
     as_json: JsonOption = False,
 ) -> None:
     """Incidents, newest first."""
-    one_of(status, ("open", "acknowledged", "resolved"), "--status")
+    one_of(status, STATES, "--status")
     from storage import queries
 
     with looking(config, database) as engine:
@@ -297,7 +309,10 @@ def label(
     label: Annotated[
         str,
         typer.Argument(
-            metavar="LABEL", help="true_positive, false_positive or a word of yours", callback=_not_blank
+            metavar="LABEL",
+            help="true_positive, false_positive or a word of yours",
+            callback=_not_blank,
+            autocompletion=completion.among("true_positive", "false_positive"),
         ),
     ],
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from monitor.clock import SystemClock
+from monitor.commands import completion
 from monitor.commands.common import SinceOption, Source, group, newer
 from monitor.commands.shapes import Actor, Engine, Rows, acts, answers, prints
 from monitor.errors import InferwatchError
@@ -74,6 +75,7 @@ def add_silence(
             metavar="FIELD=VALUE...",
             help="series, model, endpoint, tenant, ... = exact value",
             callback=_matching,
+            autocompletion=completion.matchers,
         ),
     ],
     length: Annotated[
@@ -131,7 +133,9 @@ def parse_matcher(text: str) -> tuple[str, str]:
 @silences_app.command("remove")
 @acts
 def remove_silence(
-    engine: Engine, person: Actor, silence_id: Annotated[str, typer.Argument(metavar="SILENCE")]
+    engine: Engine,
+    person: Actor,
+    silence_id: Annotated[str, typer.Argument(metavar="SILENCE", autocompletion=completion.silences)],
 ) -> str:
     """End a silence now; it stays in the list."""
     from storage.people import People
