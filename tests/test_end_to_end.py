@@ -19,6 +19,7 @@ from tests.daemons import Daemon, command, rows, snapshot, totals, wait_for
 from tests.logs import BAD_LINES, lines, with_bad_lines, write_log
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+BUSY_S = 200.0  # a start on a machine that is busy with other things; nothing here asserts how fast one is
 NO_TRAINING = "[training]\nenabled = false\n"
 
 
@@ -114,7 +115,7 @@ def test_a_replay_killed_at_any_moment_ends_like_one_that_was_not(
         with subprocess.Popen(
             command("replay", str(log), "--database", database, "--speed", "2000")
         ) as process:
-            wait_for(f"record {aim}", lambda aim=aim: position(database) >= aim, 60)  # type: ignore[misc]
+            wait_for(f"record {aim}", lambda aim=aim: position(database) >= aim, BUSY_S)  # type: ignore[misc]
             process.send_signal(signal.SIGKILL)
     assert position(database) < len(log.read_bytes().splitlines())
     replay(log, database)
@@ -153,14 +154,14 @@ def read_topic(
         daemon = Daemon(config, folder / "log")
         if kill_at is not None:
             with daemon:
-                wait_for(f"record {kill_at}", lambda: position(database) >= kill_at, 60, daemon)
+                wait_for(f"record {kill_at}", lambda: position(database) >= kill_at, BUSY_S, daemon)
                 daemon.kill()
         services.produce(bootstrap, topic, then)
         produced = services.end_offset(bootstrap, topic)
         with daemon:
-            wait_for("the whole topic", lambda: position(database) == produced, 90, daemon)
+            wait_for("the whole topic", lambda: position(database) == produced, BUSY_S, daemon)
             opened = "select incident_id from incident_history"
-            wait_for("a webhook each", lambda: delivered(received, rows(database, opened)), 60, daemon)
+            wait_for("a webhook each", lambda: delivered(received, rows(database, opened)), BUSY_S, daemon)
             assert daemon.stop() == 0
     assert all(event.verified for event in received)
     return snapshot(database)
