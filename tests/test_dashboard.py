@@ -97,7 +97,10 @@ def test_since_when(site: Site, story: Story, large: str) -> None:
     with site.page("/") as page:
         assert f"since {minute(story.broken_since_ms)}" in page.locator(".card").first.inner_text()
     with site.page(large) as page:
-        assert re.search(r"\((?:38|39|40) min ago\)", fact(page, "Since"))
+        told = re.search(r"\((\d+) min ago\)", fact(page, "Since"))
+        assert (
+            told is not None and 38 <= int(told[1]) <= (time.time() * 1000 - story.broken_since_ms) / 60_000
+        )
         expect(page.locator(".facts time").first).to_have_attribute(
             "datetime", minute(story.broken_since_ms).replace(" ", "T") + ":00Z"
         )
