@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+WORKERS ?= 3  # of the tests, one more than two cores: many wait for a broker, a browser or a clock
 .PHONY: setup demo test lint bench docs clean
 .DEFAULT_GOAL := help
 
@@ -25,7 +26,8 @@ lint: setup  ## ruff and mypy --strict
 	$(BIN)/mypy
 
 test: setup lint  ## all tests, against a real Kafka broker and a real PostgreSQL
-	$(BIN)/pytest -n 2 --dist loadscope -q
+	@$(BIN)/python -m compileall -q monitor detectors storage tests benchmarks
+	$(BIN)/pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder -q
 
 docs: setup  ## build the documentation as a site, strictly, into site/
 	$(BIN)/zensical build --strict --clean

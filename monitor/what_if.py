@@ -20,8 +20,11 @@ from dataclasses import dataclass
 from sqlalchemy import Engine
 
 from monitor.clock import rfc3339
+from monitor.config import DetectionSettings
 from monitor.errors import InferwatchError
+from monitor.output import parse_time
 from storage import terminal
+from storage.models import ModelRegistry
 from storage.terminal import ScoredSeries
 
 WEEK_MS = 604_800_000
@@ -78,6 +81,46 @@ class Judged:
             "threshold_score": round(score_of(self.threshold), 6),
             "episodes": [episode.as_json() for episode in self.episodes],
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the budget in force makes of the stored windows, first, and what others would."""
+
+    version: str  # of the model whose calibration judged
+    judged: list[Judged]
+
+    def as_json(self) -> dict[str, object]:
+        return {"model_version": self.version, "budgets": [one.as_json() for one in self.judged]}
+
+
+def ask(
+    engine: Engine,
+    detection: DetectionSettings,
+    budgets: Sequence[float],
+    *,
+    since: str,
+    series: str | None,
+    now_ms: int,
+) -> Found:
+    """What `budgets` would have found since then, with the calibration of the model in force.
+
+    `since` is a time, or a length that counts back from the newest window, so that a log of last year can be
+    asked too. Raises ValueError for a `since` that is neither, InferwatchError for a model that cannot be
+    read.
+    """
+    newest = terminal.newest_window(engine)
+    since_ms = parse_time(since, now_ms if newest is None else newest[1])
+    levels = levels_of(ModelRegistry(engine).champion_artifact())
+    judged = judge(
+        engine,
+        levels,
+        [detection.false_alarms_per_week, *budgets],
+        since_ms=since_ms,
+        series=series,
+        resolve_after_windows=detection.resolve_after_windows,
+    )
+    return Found(levels.version, judged)
 
 
 def judge(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,11 +10,12 @@ from sqlalchemy import Engine, desc, func, select
 from storage import schema
 from storage.access_schema import ActionTable
 from storage.engine import reading
+from storage.revisions import steps
 from storage.schema import table
-from storage.shown import Key, Row, ordered, rows, time_of
+from storage.shown import Key, Row, ordered, rows
 
 ACTIONS = table(ActionTable)
-TRANSITIONS, ALERTS = table(schema.TransitionTable), table(schema.AlertTable)
+ALERTS = table(schema.AlertTable)
 LINKS, INCIDENTS = table(schema.IncidentAlertTable), table(schema.IncidentTable)
 EVENTS, DELIVERIES = table(schema.IncidentEventTable), table(schema.DeliveryTable)
 PARTITIONS = table(schema.PartitionTable)
@@ -44,23 +44,7 @@ def alert(engine: Engine, alert_id: str) -> Row | None:
     )
     if not found:
         return None
-    steps = (
-        select(TRANSITIONS.c.at_ms, TRANSITIONS.c.kind, TRANSITIONS.c.alert)
-        .where(TRANSITIONS.c.alert_id == alert_id)
-        .order_by(TRANSITIONS.c.at_ms, TRANSITIONS.c.id)
-    )
-    return {**found[0], "steps": [_step(row) for row in rows(engine, steps.limit(1_000))]}
-
-
-def _step(row: Row) -> Row:
-    then = json.loads(row["alert"])
-    return {
-        "at": row["at"],
-        "kind": row["kind"],
-        **{name: then[name] for name in ("severity", "score", "summary")},
-        "window_start": time_of(then["window_start_ms"]),
-        "window_end": time_of(then["window_end_ms"]),
-    }
+    return {**found[0], "steps": steps(engine, [alert_id]).get(alert_id, [])}
 
 
 def newest_change(engine: Engine) -> tuple[int, int, int]:

@@ -56,7 +56,8 @@ class Forks:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.forks"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        threading.Thread(target=self._listen, name="forks", daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, name="forks", daemon=True)
+        self._listener.start()
 
     def start(self, config: Path, log: Path) -> Forked:
         assert self._process.stdin is not None
@@ -70,7 +71,10 @@ class Forks:
     def close(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(30)
+        self._process.wait(WARM_S)  # it may be compiling still
+        self._listener.join(30)  # the daemons that were forked hold the other end too, until they end
+        if not self._listener.is_alive() and self._process.stdout is not None:
+            self._process.stdout.close()
 
     def _listen(self) -> None:
         assert self._process.stdout is not None

@@ -111,7 +111,7 @@ def garbage(handler: _Handler) -> None:
     handler.wfile.write(b"\x00\xffnot http at all\r\n\r\n")
 
 
-def wait_for(condition: Callable[[], bool], timeout_s: float = 15.0) -> None:
+def wait_for(condition: Callable[[], bool], timeout_s: float = 120.0) -> None:
     """Poll until the condition holds; fails the test when it does not in time."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -147,7 +147,7 @@ class Service:
         return self.process.pid
 
     def launch(self) -> None:
-        assert self.process is None or self.process.poll() is not None, "already running"
+        assert not self.runs(), "already running"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command(), stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
@@ -171,6 +171,9 @@ class Service:
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(timeout=timeout_s)
 
+    def runs(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
     def pause(self) -> None:
         """Hang: connections stay open and nothing answers."""
         os.kill(self.pid, signal.SIGSTOP)
@@ -180,7 +183,7 @@ class Service:
 
     def stop(self) -> None:
         """End the service and remove what it wrote."""
-        if self.process is not None and self.process.poll() is None:
+        if self.runs():
             self._end(signal.SIGKILL if self.kill_signal == signal.SIGKILL else signal.SIGINT)
         shutil.rmtree(self.directory, ignore_errors=True)
 

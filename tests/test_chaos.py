@@ -19,6 +19,7 @@ from tests import services
 from tests.audit import audit, wait_settled
 from tests.daemons import Daemon
 from tests.fleet import Fleet, stop_all, write_config
+from tests.forks import Forks
 from tests.logs import lines, with_bad_lines
 from tests.receivers import hook
 from tests.trickle import Trickle, by_series, end_offsets, run_faults
@@ -69,7 +70,8 @@ def test_a_fleet_under_faults_loses_nothing(
             database=disturbed,
             webhook=received.url,
         )
-        fleet = Fleet(tmp_path, config, disturbed, random.Random(SEED))
+        forks = Forks()
+        fleet = Fleet(tmp_path, config, disturbed, random.Random(SEED), DAEMONS, forks)
         faults = [("kill", fleet.kill)] * KILLS + [
             ("freeze", fleet.freeze),
             ("join", fleet.join),
@@ -89,12 +91,13 @@ def test_a_fleet_under_faults_loses_nothing(
                 tmp_path / "oracle.toml", **common, group=f"{topic}-oracle", database=oracle,
                 webhook=oracle_received.url,
             )  # fmt: skip
-            with Daemon(oracle_config, tmp_path / "oracle.log") as daemon:
+            with Daemon(oracle_config, tmp_path / "oracle.log", forks=forks) as daemon:
                 wait_settled("disturbed", disturbed, produced, fleet.daemons[0])
                 stop_all(fleet)
                 wait_settled("undisturbed", oracle, produced, daemon)
         finally:
             fleet.close()
+            forks.close()
         promises = audit(
             database=disturbed, oracle=oracle, produced=produced, read_under_faults=read,
             received=received, oracle_received=oracle_received, fleet=fleet,

@@ -16,8 +16,8 @@ from monitor.config import Settings
 from monitor.people import people
 from storage import queries
 from storage.engine import connect
-from tests.dashboard_browser import Site, chromium, painted
-from tests.dashboard_site import EMBED, HOSTILE, LARGE, incident_of, populate
+from tests.dashboard_browser import Site, accessibility_violations, chromium, painted
+from tests.dashboard_site import EMBED, HOSTILE, LARGE, RANK, incident_of, populate
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +157,33 @@ def test_a_silence_is_made_from_an_incident_with_the_exact_name_and_ended(site: 
         page.get_by_role("button", name="Silence", exact=True).click()
         expect(page.locator(".plainlist > li", has_text="tenant acme")).to_be_visible()
         expect(page.get_by_label("is exactly")).to_have_value("")
+
+
+def test_weekly_maintenance_is_made_and_says_when_it_holds(site: Site, engine: Engine) -> None:
+    with site.page("/silences", width=390) as page:
+        page.get_by_label("is exactly").fill(RANK)
+        page.get_by_label("For", exact=True).fill("4h")
+        page.get_by_label("Why").fill("patch night")
+        page.get_by_text("It comes back").click()
+        for day in ("Tue", "Thu"):
+            page.get_by_label(day, exact=True).check()
+        page.get_by_label("Time zone").fill("Middle/Earth")
+        page.get_by_role("button", name="Silence", exact=True).click()
+        expect(page.locator("#add .problem")).to_contain_text("is no time zone")
+        page.get_by_label("Time zone").fill("Europe/Berlin")
+        assert accessibility_violations(page) == []
+        page.get_by_role("button", name="Silence", exact=True).click()
+        row = page.locator("#live li", has_text="patch night")
+        expect(row).to_contain_text("Only tue, thu at 22:00 for 4h, Europe/Berlin")
+        expect(row).to_contain_text("for good")
+        assert "9999" not in page.locator("#live").inner_text()
+        widths = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+        assert widths[0] <= widths[1]
+    (refused,) = site.problems
+    assert "status of 422" in refused, "the browser says it too"
+    site.problems.clear()
+    mine = next(row for row in queries.silences(engine) if row["comment"] == "patch night")
+    assert mine["matchers"] == {"series": RANK} and mine["recurrence"]["duration"] == "14400s"
 
 
 def test_a_failed_notification_is_sent_again(site: Site, engine: Engine) -> None:

@@ -39,12 +39,25 @@ def _collect_sockets() -> Iterator[None]:
     gc.collect()
 
 
-@pytest.fixture
-def broker() -> Iterator[services.Broker]:
-    """A broker of this test alone, to be harmed."""
+@pytest.fixture(scope="module")
+def harmed() -> Iterator[services.Broker]:
+    """The broker of `broker`; starting one takes longer than most tests."""
     own = services.Broker().start()
     yield own
     own.stop()
+
+
+@pytest.fixture
+def broker(harmed: services.Broker) -> Iterator[services.Broker]:
+    """A broker that nobody else uses meanwhile, to be harmed: killed, stopped, its files changed.
+
+    It runs when a test gets it, whatever the one before has done to it, and knows topics of others.
+    """
+    if not harmed.runs():
+        harmed.start()
+    yield harmed
+    if harmed.runs():
+        harmed.unpause()
 
 
 def delete_records(bootstrap: str, topic: str, before: int) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.daemons import command, rows
 from tests.logs import MINUTE_MS, START_MS, lines, write_log
 
-SERVICES, TRAINED_H, ACTIVE_H, ENDS_H = 8, 12, 13, 14
+SERVICES, TRAINED_H, ACTIVE_H, ENDS_H = 4, 7, 8, 8.5
 HOUR_MS = 60 * MINUTE_MS
 SCORES = "select s.name, w.window_start_ms, w.score, w.gbdt_score, w.lstm_score from windows w join series s "
 SCORES += "on s.id = w.series_id"
@@ -39,7 +39,7 @@ def scores(url: str) -> dict[tuple[str, int], tuple[float, ...]]:
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = lines(services=SERVICES, minutes=60 * ENDS_H, per_minute=4, fault_at=None)
+    made = lines(services=SERVICES, minutes=round(60 * ENDS_H), per_minute=4, fault_at=None)
     return write_log(tmp_path_factory.mktemp("log") / "services.jsonl", made)
 
 

@@ -12,9 +12,11 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from monitor.api import access, limits, login, pages, reads, stream, web, writes
+from monitor.api.described import DEFAULT, refusals
 from monitor.api.guard import BURST_S, Guard
+from monitor.api.partitions import Health
 from monitor.api.problems import problem
-from monitor.api.replies import DEFAULT, Problem, refusals
+from monitor.api.replies import Problem
 from monitor.clock import Clock, SystemClock
 from monitor.config import Settings
 from monitor.metrics import REGISTRY
@@ -22,7 +24,6 @@ from monitor.output import plain
 from storage import queries
 from storage.tokens import Tokens
 
-Health = Callable[[], dict[str, Any]]
 DESCRIPTION = """Incidents of models in production. Times are RFC 3339 UTC, errors RFC 9457 problems.
 
 Lists are arrays; a `Link` header with `rel="next"` leads to the next page. Answers carry a weak `ETag`.
@@ -64,12 +65,12 @@ def create_app(
         buckets=limits.Buckets(rate_per_s, max(20.0, rate_per_s * BURST_S), clock.monotonic_s),
     )
     app.add_middleware(web.SecurityHeaders)
-    app.include_router(reads.router(engine, health, clock))
+    app.include_router(reads.router(engine, health, clock, settings.detection))
     app.include_router(stream.router(engine))
     app.include_router(writes.router(engine, settings, clock, on_change))
     app.include_router(login.router(login.Sessions(tokens, clock, http.session_h)))
     app.include_router(_operations(engine, health))
-    app.include_router(pages.router(engine, detection=settings.detection))
+    app.include_router(pages.router(engine, detection=settings.detection, health=health))
     pages.missing_pages(app, engine, clock)
     _describe_security(app)
     return app

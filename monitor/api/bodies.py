@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -84,6 +84,3 @@ class Silence(Body):
     comment: Words = Field("", description="why")
     by: Name | None = Field(None, description="the person; default: the user of the token or session")
     recurrence: RecurrenceBody | None = None
-
-    def recurrence_data(self) -> dict[str, Any] | None:
-        return None if self.recurrence is None else self.recurrence.model_dump()

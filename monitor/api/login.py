@@ -12,8 +12,8 @@ from fastapi import APIRouter, Query, Request
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
+from monitor.api.described import refusals
 from monitor.api.problems import problem
-from monitor.api.replies import refusals
 from monitor.clock import Clock
 from storage.tokens import Tokens
 

@@ -18,6 +18,7 @@ from monitor.api.dashboard import budget as budgets
 from monitor.api.dashboard import incidents, lists
 from monitor.api.dashboard.context import base, paging
 from monitor.api.dashboard.render import environment, static_file
+from monitor.api.partitions import Health, sources_with_lag
 from monitor.api.web import one_incident
 from monitor.clock import Clock, SystemClock
 from monitor.config import DetectionSettings
@@ -81,15 +82,19 @@ def missing_pages(app: FastAPI, engine: Engine, clock: Clock) -> None:
 
 
 def router(
-    engine: Engine, clock: Clock | None = None, *, detection: DetectionSettings | None = None
+    engine: Engine,
+    clock: Clock | None = None,
+    *,
+    detection: DetectionSettings | None = None,
+    health: Health = dict,
 ) -> APIRouter:
-    """Routes of the pages and of what they load."""
+    """Routes of the pages and of what they load; `health` as for `create_app`."""
     pages = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
     site = Site(engine, clock or SystemClock(), environment())
     _static(pages)
     _incidents(pages, site)
     _series(pages, site)
-    _operations(pages, site)
+    _operations(pages, site, health)
     _budget(pages, site, detection or DetectionSettings())
     return pages
 
@@ -106,6 +111,11 @@ def _static(pages: APIRouter) -> None:
     @pages.get("/style.css")
     def stylesheet() -> Response:
         return static("style.css")
+
+    @pages.get("/favicon.ico")
+    def icon() -> Response:
+        """Browsers ask for it where an answer names no icon of its own, such as JSON."""
+        return static("icon.svg")
 
 
 def _incidents(pages: APIRouter, site: Site) -> None:
@@ -165,7 +175,7 @@ def _budget(pages: APIRouter, site: Site, detection: DetectionSettings) -> None:
         return site.show("budget.html", site.base(request) | found)
 
 
-def _operations(pages: APIRouter, site: Site) -> None:
+def _operations(pages: APIRouter, site: Site, health: Health) -> None:
     @pages.get("/models")
     def models(request: Request) -> Response:
         return site.show("models.html", site.base(request) | lists.models(site.engine))
@@ -173,7 +183,9 @@ def _operations(pages: APIRouter, site: Site) -> None:
     @pages.get("/sources")
     def sources(request: Request) -> Response:
         context = site.base(request)
-        return site.show("sources.html", context | lists.sources(site.engine, wall_ms=context["wall_ms"]))
+        partitions = sources_with_lag(site.engine, health)
+        found = lists.sources(site.engine, partitions, wall_ms=context["wall_ms"])
+        return site.show("sources.html", context | found)
 
     @pages.get("/silences")
     def silences(request: Request) -> Response:

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
+from pydantic import Field
 from sqlalchemy import Engine
 from starlette.exceptions import HTTPException
 
+from monitor import what_if
 from monitor.api import replies, web
 from monitor.api.answers import NO_NUL, Cursor, Limit, Since, Text, answer, page, since_ms
-from monitor.api.replies import many, one
+from monitor.api.described import many, one, refusals
+from monitor.api.partitions import Health, sources_with_lag
 from monitor.clock import Clock
+from monitor.config import DetectionSettings
+from monitor.errors import InferwatchError
 from monitor.output import parse_time
 from monitor.similar import MOST, similar_to
 from storage import history, queries
 from storage.names import WARM_UP_WINDOWS
 from storage.rollups import hours
 
-Health = Callable[[], dict[str, Any]]
 HOUR_MS = 3_600_000
 SeriesName = Annotated[str, Query(max_length=512, pattern=NO_NUL, examples=["chat-large/assistant"])]
 Id = Annotated[str, Path(max_length=200)]
+Budget = Annotated[float, Field(gt=0, le=100)]
+Back = Annotated[str, Query(max_length=64, description="7d counts back from the newest window")]
 
 
-def router(engine: Engine, health: Health, clock: Clock) -> APIRouter:
+def router(engine: Engine, health: Health, clock: Clock, detection: DetectionSettings) -> APIRouter:
     api = APIRouter(prefix="/api/v1", tags=["data"])
     _incidents(api, engine, clock)
     _alerts(api, engine, clock)
@@ -35,6 +40,7 @@ def router(engine: Engine, health: Health, clock: Clock) -> APIRouter:
     _windows(api, engine, clock)
     _deliveries(api, engine, clock)
     _models(api, engine)
+    _what_if(api, engine, detection, clock)
     _silences(api, engine, clock)
     _sources(api, engine, health, clock)
     _actions(api, engine, clock)
@@ -73,7 +79,7 @@ def _incidents(api: APIRouter, engine: Engine, clock: Clock) -> None:
     @api.get(
         "/incidents/{incident_id}/similar",
         summary="Earlier incidents like this one, the most alike first",
-        responses={**many(replies.Similar), **replies.refusals(404)},
+        responses={**many(replies.Similar), **refusals(404)},
     )
     def similar_incidents(
         request: Request, incident_id: Id, limit: Annotated[int, Query(ge=1, le=100)] = MOST
@@ -287,6 +293,30 @@ def _models(api: APIRouter, engine: Engine) -> None:
         return answer(request, found[0])
 
 
+def _what_if(api: APIRouter, engine: Engine, detection: DetectionSettings, clock: Clock) -> None:
+    @api.get(
+        "/what-if",
+        summary="What other false-alarm budgets would have found, from stored scores",
+        responses={**one(replies.WhatIf), **refusals(409)},
+    )
+    def asked(
+        request: Request,
+        budget: Annotated[list[Budget], Query(min_length=1, max_length=10, examples=[[0.5, 4.0]])],
+        since: Back = "7d",
+        series: Text = None,
+    ) -> Response:
+        """False alarms per series and week; the budget in force comes first, equal ones once."""
+        if series is not None and not queries.series(engine, name=series, limit=1):
+            raise HTTPException(404, "no such series")
+        try:
+            found = what_if.ask(engine, detection, budget, since=since, series=series, now_ms=clock.now_ms())
+        except (ValueError, OverflowError) as error:
+            raise HTTPException(422, f"since: {error}") from None
+        except InferwatchError as error:
+            raise HTTPException(409, str(error)) from None
+        return answer(request, found.as_json())
+
+
 def _silences(api: APIRouter, engine: Engine, clock: Clock) -> None:
     @api.get("/silences", summary="Silences, the newest first", responses=many(replies.Silence))
     def silences(
@@ -332,17 +362,3 @@ def _actions(api: APIRouter, engine: Engine, clock: Clock) -> None:
             lambda after, n: history.actions(engine, since_ms=from_ms, limit=n, after=after),
             hidden=("id",),
         )
-
-
-def sources_with_lag(engine: Engine, health: Health) -> list[dict[str, Any]]:
-    """Rows of `queries.sources` with what only the process knows that reads them; None of others' ones."""
-    shown = ("epoch", "topic_id", "leader_epoch", "close_offset")
-    partitions = health().get("partitions") or {}
-    found = []
-    for row in queries.sources(engine):
-        known = partitions.get(f"{row['topic']}/{row['partition']}", {})
-        end = known.get("end_offset")
-        lag = None if end is None or row["next_offset"] is None else max(0, end - row["next_offset"])
-        told = {"end_offset": end, "lag": lag, "stalled": known.get("stalled")}
-        found.append({**{k: v for k, v in row.items() if k not in shown}, **told})
-    return found

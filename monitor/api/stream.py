@@ -16,8 +16,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.concurrency import run_in_threadpool
 
+from monitor.api.described import refusals
 from monitor.api.problems import problem
-from monitor.api.replies import refusals
 from monitor.clock import rfc3339
 from storage import history
 

@@ -13,21 +13,21 @@ from fastapi.responses import JSONResponse
 from sqlalchemy import Engine
 from starlette.exceptions import HTTPException
 
-from monitor import recurrence
 from monitor.api import bodies
-from monitor.api.replies import INCIDENT, MODEL, Delivery, Silence, found, refusals
+from monitor.api.described import INCIDENT, MODEL, found, refusals
+from monitor.api.replies import Delivery, Silence
 from monitor.api.web import incident_id_of
 from monitor.clock import Clock
 from monitor.config import Settings
-from monitor.output import parse_duration_ms, parse_time, plain
+from monitor.output import plain
 from monitor.people import people
+from monitor.silences import Wanted, wanted
 from storage import queries
 from storage.actions import Actor
 from storage.models import ModelRegistry
 from storage.outbox import Outbox
 from storage.people import People
 
-NEVER_ENDS_MS = 253_402_300_799_000  # 9999-12-31T23:59:59Z
 Id = Annotated[str, Path(max_length=200)]
 
 
@@ -91,20 +91,15 @@ def _silences(api: APIRouter, engine: Engine, actions: People, clock: Clock) -> 
     @api.post("/silences", summary="Keep notifications quiet", status_code=201, responses=found(Silence, 201))
     def silence(request: Request, body: bodies.Silence) -> JSONResponse:
         who = actor_of(request, clock, body.by, body.comment)
-        starts_at_ms, ends_at_ms = silence_span(body, who.now_ms)
-        try:
-            rule = body.recurrence_data()
-            rule = None if rule is None else recurrence.parse(rule).to_dict()
-        except ValueError as error:
-            raise HTTPException(422, f"recurrence: {error}") from None
+        when = wanted_silence(body, who.now_ms)
         made = actions.silence(
             {str(name): value for name, value in body.matchers.items()},
-            starts_at_ms=starts_at_ms,
-            ends_at_ms=ends_at_ms,
+            starts_at_ms=when.starts_at_ms,
+            ends_at_ms=when.ends_at_ms,
             by=who.name,
             now_ms=who.now_ms,
             comment=body.comment,
-            recurrence=rule,
+            recurrence=when.recurrence,
             via=who.via,
         )
         return JSONResponse(plain(silence_row(engine, made.silence_id)), 201)
@@ -174,25 +169,13 @@ PRIOR: dict[str, Any] = {
 }
 
 
-def silence_span(body: bodies.Silence, now_ms: int) -> tuple[int, int]:
-    """[start, end) in ms since the epoch; a 422 problem when it is none."""
+def wanted_silence(body: bodies.Silence, now_ms: int) -> Wanted:
+    """When it is to hold; a 422 problem when that makes no sense."""
+    again = None if body.recurrence is None else body.recurrence.model_dump()
     try:
-        starts_at_ms = now_ms if body.starts_at is None else parse_time(body.starts_at, now_ms)
-        if body.ends_at is not None and body.length is not None:
-            raise ValueError("give ends_at or for, not both")
-        if body.ends_at is not None:
-            ends_at_ms = parse_time(body.ends_at, now_ms)
-        elif body.length is not None:
-            ends_at_ms = starts_at_ms + parse_duration_ms(body.length)
-        elif body.recurrence is not None:
-            ends_at_ms = NEVER_ENDS_MS
-        else:
-            raise ValueError("give ends_at, for, or a recurrence")
-        if not 0 <= starts_at_ms < ends_at_ms <= NEVER_ENDS_MS:
-            raise ValueError("a silence ends behind its start, between 1970 and 9999")
+        return wanted(now_ms, starts_at=body.starts_at, ends_at=body.ends_at, length=body.length, again=again)
     except (ValueError, OverflowError) as error:
         raise HTTPException(422, str(error)) from None
-    return starts_at_ms, ends_at_ms
 
 
 def silence_row(engine: Engine, silence_id: str) -> dict[str, Any] | None:

@@ -136,12 +136,15 @@ def reading(config: Path | None, database: str | None) -> Iterator[Engine]:
         engine.dispose()
 
 
-def since_ms(since: str | None, option: str = "--since") -> int | None:
-    """A time such as that of `--since` as ms since the epoch; a usage error when it is none."""
+def since_ms(since: str | None, option: str = "--since", now_ms: int | None = None) -> int | None:
+    """A time such as that of `--since` as ms since the epoch; a usage error when it is none.
+
+    A length counts back from `now_ms`, by default from now: of a log of last year from its newest window.
+    """
     if since is None:
         return None
     try:
-        return parse_time(since, SystemClock().now_ms())
+        return parse_time(since, SystemClock().now_ms() if now_ms is None else now_ms)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=option) from None
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from monitor.clock import SystemClock
+from monitor.commands import completion
 from monitor.commands.common import (
     ConfigOption,
     DatabaseOption,
@@ -19,7 +20,7 @@ from monitor.commands.common import (
     reading,
 )
 from monitor.errors import InferwatchError
-from monitor.output import complain, parse_time, print_json, print_rows, say
+from monitor.output import complain, print_json, print_rows, say
 
 if TYPE_CHECKING:
     from monitor.evaluate import Evaluated
@@ -35,7 +36,10 @@ evaluate_app = typer.Typer(
 )
 BUDGETS = "acceptable false alarms per series and week"
 
-SeriesOption = Annotated[str | None, typer.Option("--series", metavar="NAME", help="only this series")]
+SeriesOption = Annotated[
+    str | None,
+    typer.Option("--series", metavar="NAME", help="only this series", autocompletion=completion.series),
+]
 DirectoryArgument = Annotated[Path, typer.Argument(metavar="DIR", help="where the series are")]
 ScoresOption = Annotated[
     Path, typer.Option("--scores", metavar="OUT", help="folder for files of timestamp,score,alarm")
@@ -85,8 +89,7 @@ def evaluate_what_if(
 ) -> None:
     """What would have fired with other budgets, from stored scores; 7d counts back from the newest window."""
     from monitor import what_if
-    from storage import queries, terminal
-    from storage.models import ModelRegistry
+    from storage import queries
 
     if not budgets or not all(0 < budget <= 100 for budget in budgets):
         raise typer.BadParameter("name budgets above 0 and up to 100", param_hint="BUDGET")
@@ -94,19 +97,15 @@ def evaluate_what_if(
     with reading(config, database) as engine:
         if series is not None and not queries.series(engine, name=series, limit=1):
             raise InferwatchError(f"no series {series!r}; `inferwatch series` shows them")
-        registry = ModelRegistry(engine)
-        levels = what_if.levels_of(registry.champion_artifact())
-        newest = terminal.newest_window(engine)
-        at_ms = parse_since(since or "7d", None if newest is None else newest[1])
-        judged = what_if.judge(
-            engine,
-            levels,
-            [detection.false_alarms_per_week, *budgets],
-            since_ms=at_ms,
-            series=series,
-            resolve_after_windows=detection.resolve_after_windows,
-        )
-    _print_judged(judged, levels.version, as_json)
+        now_ms = SystemClock().now_ms()
+        try:
+            found = what_if.ask(engine, detection, budgets, since=since or "7d", series=series, now_ms=now_ms)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--since") from None
+    if as_json:
+        print_json(found.as_json())
+    else:
+        _print_judged(found.judged)
 
 
 @evaluate_app.command("windows")
@@ -171,18 +170,7 @@ def _run(
         raise EvaluationError(f"{failed} of {len(done)} files could not be scored; the others are done")
 
 
-def parse_since(text: str, newest_ms: int | None) -> int:
-    """A time; durations count back from the newest window, so that a log of last year can be asked too."""
-    try:
-        return parse_time(text, SystemClock().now_ms() if newest_ms is None else newest_ms)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--since") from None
-
-
-def _print_judged(judged: list[Judged], version: str, as_json: bool) -> None:
-    if as_json:
-        print_json({"model_version": version, "budgets": [one.as_json() for one in judged]})
-        return
+def _print_judged(judged: list[Judged]) -> None:
     configured, others = judged[0], judged[1:]
     rows = [
         {

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from monitor.commands import completion
 from monitor.commands.common import LimitOption, SinceOption, Source, group, one_of, since_ms
 from monitor.commands.shapes import Actor, Engine, Rows, acts, prints
 from monitor.errors import InferwatchError
@@ -33,7 +34,10 @@ def alerts(
     source: Source,
     since: SinceOption = None,
     series: Annotated[
-        str | None, typer.Option("--series", metavar="NAME", help="only of this series")
+        str | None,
+        typer.Option(
+            "--series", metavar="NAME", help="only of this series", autocompletion=completion.series
+        ),
     ] = None,
     limit: LimitOption = 100,
 ) -> Rows:
@@ -46,7 +50,12 @@ def alerts(
 @prints(WINDOW_COLUMNS, empty="no windows of {series}; `inferwatch series` shows what there is")
 def windows(
     source: Source,
-    series: Annotated[str, typer.Argument(metavar="SERIES", help="a name that `inferwatch series` shows")],
+    series: Annotated[
+        str,
+        typer.Argument(
+            metavar="SERIES", help="a name that `inferwatch series` shows", autocompletion=completion.series
+        ),
+    ],
     since: SinceOption = None,
     step: Annotated[
         str | None,
@@ -79,10 +88,18 @@ def deployments(
     source: Source,
     since: SinceOption = None,
     series: Annotated[
-        str | None, typer.Option("--series", metavar="NAME", help="only of this series")
+        str | None,
+        typer.Option(
+            "--series", metavar="NAME", help="only of this series", autocompletion=completion.series
+        ),
     ] = None,
     verdict: Annotated[
-        str | None, typer.Option("--verdict", help="only worse, different, better, alike or unclear ones")
+        str | None,
+        typer.Option(
+            "--verdict",
+            help="only worse, different, better, alike or unclear ones",
+            autocompletion=completion.among(*VERDICTS),
+        ),
     ] = None,
     limit: LimitOption = 100,
 ) -> Rows:
@@ -102,7 +119,12 @@ def list_deliveries(
     source: Source,
     since: SinceOption = None,
     status: Annotated[
-        str | None, typer.Option("--status", help="pending, claimed, delivered or dead")
+        str | None,
+        typer.Option(
+            "--status",
+            help="pending, claimed, delivered or dead",
+            autocompletion=completion.among(*DELIVERY_STATES),
+        ),
     ] = None,
     limit: LimitOption = 100,
 ) -> Rows:
@@ -116,7 +138,11 @@ def list_deliveries(
 @deliveries_app.command("retry")
 @acts
 def retry_delivery(
-    engine: Engine, person: Actor, delivery_id: Annotated[str, typer.Argument(metavar="DELIVERY")]
+    engine: Engine,
+    person: Actor,
+    delivery_id: Annotated[
+        str, typer.Argument(metavar="DELIVERY", autocompletion=completion.failed_deliveries)
+    ],
 ) -> str:
     """Send a notification that was given up once more, under the same id; the running daemon sends it."""
     from storage.outbox import Outbox

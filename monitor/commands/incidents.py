@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from monitor.commands import completion
 from monitor.commands.common import (
     ConfigOption,
     DatabaseOption,
@@ -58,12 +59,18 @@ DETAILS = (
     "series",
     "labels",
 )
+STATES = ("open", "acknowledged", "resolved")
 MAX_CHARTED_ALERTS, MAX_CHARTED_FEATURES, MAX_CHART_WINDOWS = 3, 2, 1_440
 SHOWN_SHARED = 3
 FEATURES = ("feature", "observed", "expected", "low", "high", "contribution", "windows")
 
 Reference = Annotated[
-    str, typer.Argument(metavar="INCIDENT", help="an id, its beginning, or the position in the list")
+    str,
+    typer.Argument(
+        metavar="INCIDENT",
+        help="an id, its beginning, or the position in the list",
+        autocompletion=completion.incidents,
+    ),
 ]
 
 
@@ -72,12 +79,17 @@ def list_incidents(
     config: ConfigOption = None,
     database: DatabaseOption = None,
     since: SinceOption = None,
-    status: Annotated[str | None, typer.Option("--status", help="open, acknowledged or resolved")] = None,
+    status: Annotated[
+        str | None,
+        typer.Option(
+            "--status", help="open, acknowledged or resolved", autocompletion=completion.among(*STATES)
+        ),
+    ] = None,
     limit: LimitOption = 50,
     as_json: JsonOption = False,
 ) -> None:
     """Incidents, newest first."""
-    one_of(status, ("open", "acknowledged", "resolved"), "--status")
+    one_of(status, STATES, "--status")
     from storage import queries
 
     with looking(config, database) as engine:
@@ -110,7 +122,7 @@ def show_incident(
         if as_json:
             print_json({**found, "earlier": before})
         else:
-            _print_incident(found, before, lambda alert: _windows_around(engine, alert))
+            _print_incident(engine, found, before)
 
 
 def _windows_around(source: Source, alert: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -125,11 +137,7 @@ def _windows_around(source: Source, alert: Mapping[str, Any]) -> list[dict[str, 
     )
 
 
-def _print_incident(
-    found: Mapping[str, Any],
-    before: Sequence[Mapping[str, Any]],
-    windows_of: Callable[[Mapping[str, Any]], Sequence[Mapping[str, Any]]],
-) -> None:
+def _print_incident(source: Source, found: Mapping[str, Any], before: Sequence[Mapping[str, Any]]) -> None:
     say(str(found["title"]))
     print_fields({**found, "acknowledged_by": _acknowledged_by(found)}, DETAILS)
     for place, alert in enumerate(found["alerts"]):
@@ -138,13 +146,15 @@ def _print_incident(
         say(f"{span}, {alert['rarity']}, {alert['reason']}")
         print_rows(alert["top_features"], FEATURES, empty="no features")
         if place < MAX_CHARTED_ALERTS:
-            _print_charts(alert, windows_of(alert))
+            _print_charts(alert, _windows_around(source, alert))
         for part in alert["slices"]:
             say(f"concentrated in {part['field']} {part['value']}: {part['reason']}")
         if alert["model_versions"]:
             say(f"versions seen: {', '.join(alert['model_versions'])}")
         if alert["exemplars"]:
             say(f"for example {', '.join(alert['exemplars'])}")
+        if place < MAX_CHARTED_ALERTS or alert["status"] == "withdrawn":
+            _print_changes(source, alert)
     if found["deployments"]:
         say("\nnew versions")
         versions = ("at", "series", "model_version", "verdict", "summary")
@@ -157,6 +167,22 @@ def _print_incident(
     say("\ndeliveries")
     columns = ("event", "channel", "status", "attempts", "delivered_at", "last_error")
     print_rows(found["deliveries"], columns, empty="nothing was sent")
+
+
+def _print_changes(source: Source, alert: Mapping[str, Any]) -> None:
+    """What an alert said before, and which of its windows late records have amended."""
+    from storage import revisions
+
+    if alert["status"] == "withdrawn":
+        say("withdrawn: late records made every window of it normal")
+    for window in revisions.amended(source, dict(alert)):
+        start, revision = cell(window["window_start"]), window["revision"]
+        say(f"late records amended the window of {start}: revision {revision}")
+    alert_id = str(alert["alert_id"])
+    steps = revisions.steps(source, [alert_id]).get(alert_id, [])
+    if len(steps) > 1:
+        say("what it said, step by step")
+        print_rows(steps, ("at", "kind", "severity", "score", "summary"), empty="")
 
 
 def _like_it(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -283,7 +309,10 @@ def label(
     label: Annotated[
         str,
         typer.Argument(
-            metavar="LABEL", help="true_positive, false_positive or a word of yours", callback=_not_blank
+            metavar="LABEL",
+            help="true_positive, false_positive or a word of yours",
+            callback=_not_blank,
+            autocompletion=completion.among("true_positive", "false_positive"),
         ),
     ],
 ) -> None:

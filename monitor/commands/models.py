@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from monitor.commands import completion
 from monitor.commands.common import (
     ConfigOption,
     DatabaseOption,
@@ -24,7 +25,7 @@ from monitor.output import number, print_fields, print_json, say
 models_app = group("Trained models.")
 CHART_WIDTH = 60
 DETAILS = ("version", "detector", "trained_at", "status", "reason", "sha256")
-VersionArgument = Annotated[str, typer.Argument(metavar="VERSION")]
+VersionArgument = Annotated[str, typer.Argument(metavar="VERSION", autocompletion=completion.models)]
 
 
 def unknown(version: str) -> InferwatchError:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from monitor.clock import SystemClock, rfc3339
+from monitor.commands import completion
 from monitor.commands.common import ConfigOption, DatabaseOption, JsonOption, group, load_settings
 from monitor.errors import ConfigError, InferwatchError
 from monitor.output import print_json, say
@@ -19,7 +20,12 @@ webhook_app = group("Receive webhooks.")
 
 @notify_app.command("test")
 def notify_test(
-    channel: Annotated[str, typer.Argument(metavar="CHANNEL", help="its name in the configuration")],
+    channel: Annotated[
+        str,
+        typer.Argument(
+            metavar="CHANNEL", help="its name in the configuration", autocompletion=completion.channels
+        ),
+    ],
     config: ConfigOption = None,
     database: DatabaseOption = None,
     as_json: JsonOption = False,

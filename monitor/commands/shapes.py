@@ -21,7 +21,7 @@ from monitor.commands.common import (
     looking,
     reading,
 )
-from monitor.output import print_json, print_rows, say
+from monitor.output import Row, print_json, print_rows, say
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine as Engine
@@ -58,17 +58,21 @@ def changing(
     """The options of every command by which a person changes something that can be shown."""
 
 
-def prints(columns: Sequence[str], empty: str) -> Callable[[Callable[..., Rows]], Callable[..., None]]:
+def prints(
+    columns: Sequence[str], empty: str, said: Callable[[Row], Row] | None = None
+) -> Callable[[Callable[..., Rows]], Callable[..., None]]:
     """A command out of a function of a database (and of options of its own) that returns rows.
 
-    `columns` stand in the table; `empty` is said when there are no rows, with the options filled in.
+    `columns` stand in the table; `empty` is said when there are no rows, with the options filled in; `said`
+    makes of a row what the table shows of it.
     """
 
     def decorate(read: Callable[..., Rows]) -> Callable[..., None]:
         def command(config: Path | None, database: str | None, as_json: bool, **options: Any) -> None:
             with looking(config, database) as source:
                 rows = read(source, **options)
-            print_rows(rows, columns, empty=empty.format(**options), as_json=as_json)
+            shown = rows if said is None or as_json else map(said, rows)
+            print_rows(shown, columns, empty=empty.format(**options), as_json=as_json)
 
         return with_options(command, read, 1, _looking)
 
@@ -88,20 +92,28 @@ def acts(act: Callable[..., str]) -> Callable[..., None]:
     return with_options(command, act, 2, _acting)
 
 
-def answers(act: Callable[..., tuple[Any, str]]) -> Callable[..., None]:
-    """As `acts`; it returns what to print with --json and what to say without."""
+def answers(check: Callable[..., object]) -> Callable[[Callable[..., tuple[Any, str]]], Callable[..., None]]:
+    """As `acts`; it returns what to print with --json and what to say without.
 
-    def command(
-        by: str | None, comment: str, config: Path | None, database: str | None, as_json: bool, **options: Any
-    ) -> None:
-        with reading(config, database) as engine:
-            shown, said = act(engine, actor(by, comment), **options)
-        if as_json:
-            print_json(shown)
-        else:
-            say(said)
+    `check` gets the options first, before the database is looked at: it refuses what makes no sense.
+    """
 
-    return with_options(command, act, 2, changing)
+    def decorate(act: Callable[..., tuple[Any, str]]) -> Callable[..., None]:
+        def command(
+            by: str | None, comment: str, config: Path | None, database: str | None, as_json: bool,
+            **options: Any,
+        ) -> None:  # fmt: skip
+            check(**options)
+            with reading(config, database) as engine:
+                shown, said = act(engine, actor(by, comment), **options)
+            if as_json:
+                print_json(shown)
+            else:
+                say(said)
+
+        return with_options(command, act, 2, changing)
+
+    return decorate
 
 
 def with_options(

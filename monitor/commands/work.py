@@ -11,7 +11,7 @@ import typer
 
 from monitor import logs
 from monitor.clock import rfc3339
-from monitor.commands.common import ConfigOption, DatabaseOption, JsonOption, load_settings, reading
+from monitor.commands.common import ConfigOption, DatabaseOption, JsonOption, load_settings, reading, since_ms
 from monitor.errors import ConfigError
 from monitor.log_shapes import require_files
 from monitor.output import complain, print_json, print_json_line, say
@@ -178,15 +178,15 @@ def train(
 
 
 def _train_preview(config: Path | None, database: str | None, since: str, as_json: bool) -> None:
-    from monitor.commands.evaluate import parse_since
     from monitor.preview import preview
     from storage.models import ModelRegistry
 
     settings = load_settings(config, database)
     with reading(config, database) as engine:
         registry = ModelRegistry(engine)
-        since_ms = parse_since(since, registry.newest_window_end_ms())
-        found = preview(settings, registry, since_ms)
+        from_ms = since_ms(since, now_ms=registry.newest_window_end_ms())
+        assert from_ms is not None
+        found = preview(settings, registry, from_ms)
     if as_json:
         print_json(found.as_json())
         return

@@ -10,10 +10,8 @@ from monitor import what_if
 from monitor.config import DetectionSettings
 from monitor.errors import InferwatchError
 from storage import terminal
-from storage.models import ModelRegistry
 
-DAYS = {"1d": 1, "7d": 7, "30d": 30}
-DAY_MS = 86_400_000
+REACHES = ("1d", "7d", "30d")
 SHOWN_EPISODES = 50
 
 
@@ -28,31 +26,22 @@ def budget(
         "configured": detection.false_alarms_per_week,
         "other": other,
         "reach": reach,
-        "ranges": list(DAYS),
+        "ranges": REACHES,
         "text": series,
         "judged": [],
         "problem": "",
     }
-    newest = terminal.newest_window(engine)
-    if other is None or newest is None:
+    if other is None or terminal.newest_window(engine) is None:
         return context
     try:
-        levels = what_if.levels_of(ModelRegistry(engine).champion_artifact())
+        found = what_if.ask(engine, detection, [other], since=reach, series=series or None, now_ms=0)
     except InferwatchError as error:
         return context | {"problem": str(error)}
-    judged = what_if.judge(
-        engine,
-        levels,
-        [detection.false_alarms_per_week, other],
-        since_ms=newest[1] - DAYS[reach] * DAY_MS,
-        series=series or None,
-        resolve_after_windows=detection.resolve_after_windows,
-    )
-    now, then = judged[0], judged[-1]
+    now, then = found.judged[0], found.judged[-1]
     return context | {
         "judged": [now, then],
         "more": then.beside(now)[:SHOWN_EPISODES],
         "gone": now.beside(then)[:SHOWN_EPISODES],
         "counts": [len(then.beside(now)), len(now.beside(then))],
-        "version": levels.version,
+        "version": found.version,
     }

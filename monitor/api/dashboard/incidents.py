@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from monitor.api.dashboard import charts
 from monitor.api.dashboard.render import epoch_ms
 from monitor.similar import similar_to
-from storage import page_queries, queries
+from storage import page_queries, queries, revisions
 from storage.names import WARM_UP_WINDOWS
 
 Row = Mapping[str, Any]
@@ -136,6 +136,11 @@ def one(engine: Engine, found: Row, now_ms: int) -> dict[str, Any]:
         "incident": found,
         "deployments": found["deployments"],
         "alerts": alerts[:SHOWN_ALERTS],
+        "steps": revisions.steps(engine, [str(a["alert_id"]) for a in [*alerts[:SHOWN_ALERTS], *withdrawn]]),
+        "amended": {
+            a["alert_id"]: revisions.amended(engine, a)
+            for a in (*alerts[:SHOWN_CHARTED_ALERTS], *withdrawn[:SHOWN_CHARTED_ALERTS])
+        },
         "more_alerts": len(alerts[SHOWN_ALERTS:]),
         "withdrawn": withdrawn,
         "leading": leading,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Engine
@@ -10,13 +10,15 @@ from sqlalchemy import Engine
 from monitor.api.dashboard import charts
 from monitor.api.dashboard.render import epoch_ms
 from monitor.measured import measured
+from monitor.recurrence import DAYS
+from monitor.silences import Wanted, again_words, never_ends, standing
 from storage import page_queries, queries
 from storage.names import SILENCE_FIELDS, WARM_UP_WINDOWS
 
 Row = Mapping[str, Any]
 
 SERIES_SIZE, DELIVERY_SIZE = 100, 100
-SHOWN_ALERTS, SHOWN_REJECTS = 50, 50
+SHOWN_ALERTS, SHOWN_REJECTS, SHOWN_OVER = 50, 50, 100
 SERIES_STATES = {
     "": "All",
     "unusual": "Unusual now",
@@ -106,9 +108,8 @@ def _measured(metrics: Any) -> dict[str, Any]:
     }
 
 
-def sources(engine: Engine, *, wall_ms: int) -> dict[str, Any]:
+def sources(engine: Engine, rows: Sequence[Row], *, wall_ms: int) -> dict[str, Any]:
     """Context of the page of partitions; `behind_ms` is event time behind the clock, None when unknown."""
-    rows = queries.sources(engine)
     reasons = page_queries.reject_reasons(engine)
     return {
         "partitions": [
@@ -128,13 +129,15 @@ def sources(engine: Engine, *, wall_ms: int) -> dict[str, Any]:
 
 
 def silences(engine: Engine, *, now_ms: int) -> dict[str, Any]:
-    """Context of the page of silences: those in force and to come, then those that are over."""
-    rows = queries.silences(engine)
-    return {
-        "current": [row for row in rows if epoch_ms(row["ends_at"]) > now_ms],
-        "over": [row for row in rows if epoch_ms(row["ends_at"]) <= now_ms][:100],
-        "fields": SILENCE_FIELDS,
-    }
+    """Context of the page of silences: what holds, what waits for its time, what is over."""
+    by_state: dict[str, list[dict[str, Any]]] = {"holds": [], "waits": [], "over": []}
+    for row in queries.silences(engine):
+        wanted = Wanted(epoch_ms(row["starts_at"]), epoch_ms(row["ends_at"]), row["recurrence"])
+        now = standing(wanted, now_ms)
+        told = {"next": None if now.next_ms is None else queries.time_of(now.next_ms)}
+        told["ends_at"] = None if never_ends(row["ends_at"]) else row["ends_at"]
+        by_state[now.state].append({**row, **told, "again": again_words(row["recurrence"])})
+    return {**by_state, "over": by_state["over"][:SHOWN_OVER], "fields": SILENCE_FIELDS, "days": DAYS}
 
 
 def deliveries(engine: Engine, *, status: str, text: str, page: int) -> tuple[dict[str, Any], int]:

@@ -46,6 +46,13 @@ _EVENT_WORDS = {
     "notification_silenced": "Kept quiet by a silence",
     "notification_inhibited": "Kept quiet by what explains it",
 }
+_STEP_WORDS = {
+    "fired": "Fired",
+    "updated": "Changed",
+    "resolved": "Over",
+    "withdrawn": "Withdrawn: late records made every window of it normal",
+    "compared": "Compared with the version before",
+}
 _LABEL_WORDS = {"true_positive": "real problem", "false_positive": "false alarm"}
 _RESOLUTIONS = {
     "recovered": "by itself",
@@ -87,6 +94,7 @@ def environment() -> Environment:
         "share": share,
         "lines": lines,
         "event_words": lambda kind: _EVENT_WORDS.get(kind, str(kind).replace("_", " ").capitalize()),
+        "step_words": lambda kind: _STEP_WORDS.get(kind, kind),
         "label_words": lambda label: _LABEL_WORDS.get(label, label),
         "resolution_words": lambda r: _RESOLUTIONS.get(r, str(r or "").replace("_", " ")),
         "field_words": lambda field: _FIELD_WORDS.get(field, str(field).replace("_", " ")),

@@ -18,13 +18,19 @@
   function body(form) {
     const sent = {};
     const data = new FormData(form);
+    const days = data.getAll("recurrence.days");
+    if (days.length) {
+      const [start, time_zone] = [data.get("recurrence.start"), data.get("recurrence.time_zone")];
+      sent.recurrence = { days, start, time_zone, duration: data.get("for") };
+      data.delete("for"); // it is how long each of its windows lasts
+    }
     for (const [name, value] of data) {
       if (name === "matcher") {
         const { field, value: wanted } = JSON.parse(value);
         sent.matchers = { [field]: wanted };
       } else if (name === "matcher.field") {
         sent.matchers = { [value]: data.get("matcher.value") };
-      } else if (name !== "matcher.value" && value !== "") {
+      } else if (name !== "matcher.value" && !name.startsWith("recurrence.") && value !== "") {
         sent[name] = value;
       }
     }
