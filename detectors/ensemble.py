@@ -172,13 +172,12 @@ class Ensemble:
         if not len(picked):
             return answers
         contributions = self.forest.contributions(found.x[picked])
-        hour = batch.window_start_ms // _HOUR_MS % 24
         for k, i in enumerate(picked.tolist()):
             metrics = {
                 name: (float(value[i]), float(count[i])) for name, (value, count) in batch.metrics.items()
             }
             answers[i] = explain.explain(
-                contributions[k], found.z[i], states.data[rows[i]], hour, batch.values[i], batch.counts[i],
+                contributions[k], found.z[i], states.data[rows[i]], batch.values[i], batch.counts[i],
                 metrics, states.metric_names(int(rows[i])),
             )  # fmt: skip
         return answers

@@ -20,7 +20,7 @@ from detectors.channels import (
     RATE_PRIOR,
     published_name,
 )
-from detectors.layout import HOURS, LOG_A, LOG_B, MU, POOL, PROFILE, SEASON_XX, SEASON_XY, SEEN, WIDTH
+from detectors.layout import LAST, LOG_A, LOG_B, MU, POOL, SEASON_XX, SEASON_XY, SEEN, WIDTH
 from detectors.types import FEATURES, METRIC_PREFIX, Contribution, Float32, Float64
 
 _SOURCES = features.sources()
@@ -33,21 +33,21 @@ _HORIZONS = [(windows, h, FAMILIES.index(f"z{windows}")) for h, windows in enume
 _INSIDE = 0.2  # how much a feature weighs that lies in its own band: internal statistics may speak through it
 
 
-def expected_band(row: Float32, slot: int, n: float, hour: int) -> tuple[float, float, float] | None:
+def expected_band(row: Float32, slot: int, n: float) -> tuple[float, float, float] | None:
     """(expected, low, high) of a slot in its own unit, for a window of n records; None before any history."""
     s = _slot(row, slot)
     if s[SEEN] < 1:
         return None
     if KIND[slot] == RATE:
         return _share_band(s, slot, n)
-    mean = _usual_level(row, s, slot, hour)
+    mean = _usual_level(s)
     half = _BAND * np.sqrt(np.exp(s[LOG_A]) + np.exp(s[LOG_B]) / max(n, 1.0))
     expected, low, high = _in_own_unit(np.array([mean, mean - half, mean + half]), slot).tolist()
     return expected, low, high
 
 
 def pooled(
-    row: Float32, scores: Float64, slot: int, n: float, hour: int
+    row: Float32, scores: Float64, slot: int, n: float
 ) -> tuple[int, float, float, float, float] | None:
     """(windows, observed, expected, low, high) of the newest windows together, older ones counting less.
 
@@ -67,7 +67,7 @@ def pooled(
         expected, low, high = _share_band(s, slot, weight / usual_square)
     else:
         both = 2.0 - ALPHA[h]  # the weights in `weight` are squared ones
-        mean = _usual_level(row, s, slot, hour)
+        mean = _usual_level(s)
         half = _BAND * np.sqrt(usual_square / weight) / both
         four = np.array([mean + total / weight / both, mean, mean - half, mean + half])
         observed, expected, low, high = _in_own_unit(four, slot).tolist()
@@ -84,12 +84,11 @@ def _share_band(s: Float64, slot: int, n: float) -> tuple[float, float, float]:
     return float(p), float(max(p - half, 0.0)), float(min(p + half, 1.0))
 
 
-def _usual_level(row: Float32, s: Float64, slot: int, hour: int) -> float:
-    """On the channel's own scale."""
+def _usual_level(s: Float64) -> float:
+    """On the channel's own scale, with what was made of the hour when the newest window was scored."""
     season = 0.0
-    if slot < N_CHANNELS and s[SEASON_XX] > 1e-12:
-        gain = min(max(s[SEASON_XY] / s[SEASON_XX], 0.0), 1.0)
-        season = gain * float(row[PROFILE + (hour % HOURS) * N_CHANNELS + slot])
+    if s[SEASON_XX] > 1e-12:
+        season = min(max(s[SEASON_XY] / s[SEASON_XX], 0.0), 1.0) * s[LAST]
     return float(s[MU] + season)
 
 
@@ -125,7 +124,7 @@ def weigh(contributions: Float64, z: Float64, metric_names: dict[int, str]) -> d
 
 
 def explain(
-    contributions: Float64, z: Float64, row: Float32, hour: int, values: Float64, counts: Float64,
+    contributions: Float64, z: Float64, row: Float32, values: Float64, counts: Float64,
     metrics: dict[str, tuple[float, float]], slots: dict[int, str],
 ) -> tuple[Contribution, ...]:  # fmt: skip
     """The reasons of one anomalous row, shares sum to 1; what lies outside its band before the rest.
@@ -144,10 +143,10 @@ def explain(
             observed, n = float(values[slot]), float(counts[slot])
         else:
             continue
-        expected, low, high = expected_band(row, slot, n, hour) or (None, None, None)
+        expected, low, high = expected_band(row, slot, n) or (None, None, None)
         seen, windows = observed if np.isfinite(observed) else None, 1
         if low is None or high is None or seen is None or low <= seen <= high:
-            together = pooled(row, z[slot], slot, n, hour)
+            together = pooled(row, z[slot], slot, n)
             if together is None:
                 weight *= _INSIDE
             else:

@@ -301,10 +301,10 @@ def test_a_small_lasting_shift_is_told_with_its_size(ensemble: Ensemble, name: s
     row = states.data[states.rows(["model/000"])[0]]
     scores = np.zeros(len(FAMILIES))
     scores[FAMILIES.index("z40")] = 5.0  # the horizon to look at
-    found = explain.pooled(row, scores, place, n=8.0, hour=1)
+    found = explain.pooled(row, scores, place, n=8.0)
     assert found is not None
     windows, observed, expected, low, high = found
     assert windows == 40 and low < expected < high
     assert expected == pytest.approx(float(np.nanmean(values[:1_480, 0, place])), rel=0.05)
     assert 0.35 < (observed / expected - 1) / (factor - 1) < 1.1  # what came before it is in there too
-    assert explain.pooled(row, scores, place, n=0.0, hour=1) is None  # not measured now
+    assert explain.pooled(row, scores, place, n=0.0) is None  # not measured now
