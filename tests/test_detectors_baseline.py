@@ -1,4 +1,4 @@
-"""What a baseline makes of changes: hours of the day are known once seen, outbreaks count against the next."""
+"""What a baseline makes of changes: hours of the day are known once seen, an outbreak counts for the next."""
 
 from __future__ import annotations
 
