@@ -67,7 +67,6 @@ _LAT, _IN, _OUT = _I["latency_log_mean"], _I["input_tokens_log_mean"], _I["outpu
 _COST, _IN_MEAN, _OUT_MEAN = _I["cost_usd_sum"], _I["input_tokens_mean"], _I["output_tokens_mean"]
 _N_STATISTICS = len(STATISTIC_INDEX)
 POOL_CLIP = 4.0
-_HOUR_KNOWN = 0.4  # windows of an hour before its profile is used, as a share of two hours: most of one hour
 
 
 def horizons(window_ms: int) -> Float64:
@@ -243,7 +242,7 @@ def advance(
                 c = N_CHANNELS + metric_slot[i, k]
                 x[c] = metric_x[i, k]
                 n[c] = metric_n[i, k]
-        ripe = row[PROFILE_SEEN + hour] >= _HOUR_KNOWN * spans[0]
+        ripe = row[PROFILE_SEEN + hour] >= 5
         usual_hour = 0.0
         for c in range(N_SLOTS):
             s = row[c * WIDTH : (c + 1) * WIDTH]
@@ -260,4 +259,4 @@ def advance(
             _score_mean(s, season, x[c], n[c], z[i, c], alphas)
         counting.compare(values[i, 0], usual_hour, row, extra[i])
         speed = pace(row, _top4(z[i, :, 1]), spans[2])
-        learn(x, n, z[i], extra[i], values[i, 0], row, hour, ripe, alphas, rate, speed)
+        learn(x, n, z[i], extra[i], values[i, 0], row, hour, alphas, rate, speed)

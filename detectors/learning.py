@@ -174,9 +174,8 @@ def _learn_mean(
 @njit(cache=True)
 def _discount(s: Float32, out: Float64, rate: float) -> None:
     """Shrink the scores of a channel by how often it broke out in the last days, then count this window."""
+    trust = 1.0 / np.sqrt(1.0 + 0.5 * s[OUTBREAKS])
     high = abs(out[1]) >= _OUTBREAK
-    going_on = 1.0 if s[COOLDOWN] > 0 else 0.0  # what an outbreak says does not count against itself
-    trust = 1.0 / np.sqrt(1.0 + 0.5 * max(s[OUTBREAKS] - going_on, 0.0))
     for f in range(len(out)):
         out[f] *= trust
     s[OUTBREAKS] *= 1.0 - 0.5 * rate
@@ -197,7 +196,6 @@ def learn(
     count: float,
     row: Float32,
     hour: int,
-    ripe: bool,
     alphas: Float64,
     rate: float,
     speed: float,
@@ -205,6 +203,7 @@ def learn(
     day = rate
     if row[H_RELEARN] > 0:
         rate = max(rate, 1.0 / 60.0)
+    ripe = row[PROFILE_SEEN + hour] >= 5
     season_rate = max(rate * 24.0 / 3.0, 1.0 / (row[PROFILE_SEEN + hour] + 1.0)) * speed
     for c in range(N_SLOTS):
         s = row[c * WIDTH : (c + 1) * WIDTH]

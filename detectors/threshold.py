@@ -11,7 +11,7 @@ WEEK_MS = 604_800_000
 LEARNING_WINDOWS = 60  # below this a series is still being learned and has to score higher
 _LEARNING_EXTRA = 1.0
 _HOLD_BELOW = 1.5  # how far below the threshold an alarm that has begun holds on
-_MARGIN = 0.45  # share of the budget aimed at: other workloads may be noisier than those calibrated on
+_MARGIN = 0.6  # share of the budget aimed at: other workloads may be noisier than those calibrated on
 
 
 def height_for(calibration: Calibration, *, false_alarms_per_week: float, window_ms: int) -> float:
