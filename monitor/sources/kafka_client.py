@@ -11,14 +11,12 @@ from typing import Any
 
 from kafka import KafkaConsumer
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 
 from monitor.config import SourceSettings
 from monitor.errors import SourceError
 from monitor.sources import decompression
 
 CONNECT_TIMEOUT_MS = 2_000
-WIDE_BYTES = 256 << 10
 
 
 def group_consumer(settings: SourceSettings) -> Any:
@@ -80,30 +78,6 @@ def keep_join_result(consumer: Any) -> None:
     join: Any = getattr(coordinator, "_join_task", None)
     if coordinator is not None and getattr(join, "is_done", False) and join.succeeded():
         coordinator._join_task = _Finished(join)
-
-
-def read_widely() -> None:
-    """From now on sockets are read WIDE_BYTES at a time; calling it again changes nothing.
-
-    kafka-python 3.0.12 reads 4 KB at a time, and each time gives the interpreter's lock away and waits for it
-    again. What ends a read or goes wrong, its own code still finds: it is asked once more behind each read.
-    """
-
-    def wrap(narrow: Callable[[Any], tuple[bytes, Any]]) -> Callable[[Any], tuple[bytes, Any]]:
-        def read(transport: Any) -> tuple[bytes, Any]:
-            parts = []
-            with contextlib.suppress(OSError):
-                while part := transport._sock.recv(WIDE_BYTES):
-                    parts.append(part)
-            rest, error = narrow(transport)
-            return b"".join([*parts, rest]), error
-
-        read.is_wide = True  # type: ignore[attr-defined]
-        return read
-
-    for transport in (KafkaTCPTransport, KafkaSSLTransport):
-        if not hasattr(transport._sock_recv, "is_wide"):
-            transport._sock_recv = wrap(transport._sock_recv)
 
 
 def client_options(settings: SourceSettings) -> dict[str, Any]:
