@@ -169,7 +169,7 @@ def test_more_texts_than_rows_and_many_metrics() -> None:
     agree([written(row, 1) for row in rows])
 
 
-@given(st.text(st.characters(min_codepoint=1), max_size=40))
+@given(st.text(st.characters(min_codepoint=1, codec="utf-8"), max_size=40))
 def test_request_keys_are_those_of_the_reference(request_id: str) -> None:
     columns, _, _ = decode([json.dumps({**PLAIN, "request_id": request_id}, ensure_ascii=False).encode()])
     assert columns.request_key.tolist() == [request_key(request_id)]
