@@ -20,7 +20,8 @@ from detectors.channels import (
     RATE_PRIOR,
     published_name,
 )
-from detectors.layout import LAST, LOG_A, LOG_B, MU, POOL, SEASON_XX, SEASON_XY, SEEN, WIDTH
+from detectors.layout import LAST, LOG_A, LOG_B, MU, POOL, SEEN, WIDTH
+from detectors.learning import gain
 from detectors.types import FEATURES, METRIC_PREFIX, Contribution, Float32, Float64
 
 _SOURCES = features.sources()
@@ -86,10 +87,7 @@ def _share_band(s: Float64, slot: int, n: float) -> tuple[float, float, float]:
 
 def _usual_level(s: Float64) -> float:
     """On the channel's own scale, with what was made of the hour when the newest window was scored."""
-    season = 0.0
-    if s[SEASON_XX] > 1e-12:
-        season = min(max(s[SEASON_XY] / s[SEASON_XX], 0.0), 1.0) * s[LAST]
-    return float(s[MU] + season)
+    return float(s[MU] + gain(s) * s[LAST])
 
 
 def _in_own_unit(values: Float64, slot: int) -> Float64:

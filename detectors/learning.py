@@ -56,7 +56,7 @@ def usual_p(s: Float32, c: int) -> float:
 
 
 @njit(cache=True)
-def gain(s: Float32) -> float:
+def gain(s: Float32 | Float64) -> float:
     """How far the profile of the hour has proved itself, in [0, 1]."""
     if s[SEASON_XX] <= 1e-12:
         return 0.0
