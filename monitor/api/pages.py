@@ -18,7 +18,7 @@ from monitor.api.dashboard import budget as budgets
 from monitor.api.dashboard import incidents, lists
 from monitor.api.dashboard.context import base, paging
 from monitor.api.dashboard.render import environment, static_file
-from monitor.api.partitions import Health, sources_with_lag
+from monitor.api.partitions import Health, with_lag
 from monitor.api.web import one_incident
 from monitor.clock import Clock, SystemClock
 from monitor.config import DetectionSettings
@@ -183,7 +183,7 @@ def _operations(pages: APIRouter, site: Site, health: Health) -> None:
     @pages.get("/sources")
     def sources(request: Request) -> Response:
         context = site.base(request)
-        partitions = sources_with_lag(site.engine, health)
+        partitions = with_lag(context["sources"], health)
         found = lists.sources(site.engine, partitions, wall_ms=context["wall_ms"])
         return site.show("sources.html", context | found)
 

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
-
-from sqlalchemy import Engine
-
-from storage import queries
 
 Health = Callable[[], dict[str, Any]]
 """How the process behind the database is; `partitions` says where those end that it reads."""
 
 
-def sources_with_lag(engine: Engine, health: Health) -> list[dict[str, Any]]:
+def with_lag(sources: Iterable[Mapping[str, Any]], health: Health) -> list[dict[str, Any]]:
     """Rows of `queries.sources` with what only the process knows that reads them; None of others' ones."""
     shown = ("epoch", "topic_id", "leader_epoch", "close_offset")
     partitions = health().get("partitions") or {}
     found = []
-    for row in queries.sources(engine):
+    for row in sources:
         known = partitions.get(f"{row['topic']}/{row['partition']}", {})
         end = known.get("end_offset")
         lag = None if end is None or row["next_offset"] is None else max(0, end - row["next_offset"])

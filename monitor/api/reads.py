@@ -14,7 +14,7 @@ from monitor import what_if
 from monitor.api import replies, web
 from monitor.api.answers import NO_NUL, Cursor, Limit, Since, Text, answer, page, since_ms
 from monitor.api.described import many, one, refusals
-from monitor.api.partitions import Health, sources_with_lag
+from monitor.api.partitions import Health, with_lag
 from monitor.clock import Clock
 from monitor.config import DetectionSettings
 from monitor.errors import InferwatchError
@@ -335,7 +335,7 @@ def _silences(api: APIRouter, engine: Engine, clock: Clock) -> None:
 def _sources(api: APIRouter, engine: Engine, health: Health, clock: Clock) -> None:
     @api.get("/sources", summary="Partitions of the log, how far each is", responses=many(replies.Source))
     def sources(request: Request) -> Response:
-        return answer(request, sources_with_lag(engine, health))
+        return answer(request, with_lag(queries.sources(engine), health))
 
     @api.get("/rejected", summary="Rejected records, newest first", responses=many(replies.Rejected))
     def rejected(

@@ -92,10 +92,13 @@ def acts(act: Callable[..., str]) -> Callable[..., None]:
     return with_options(command, act, 2, _acting)
 
 
-def answers(check: Callable[..., object]) -> Callable[[Callable[..., tuple[Any, str]]], Callable[..., None]]:
+def answers(
+    understand: Callable[..., object],
+) -> Callable[[Callable[..., tuple[Any, str]]], Callable[..., None]]:
     """As `acts`; it returns what to print with --json and what to say without.
 
-    `check` gets the options first, before the database is looked at: it refuses what makes no sense.
+    `understand` gets the options first, before the database is looked at: it refuses what makes no sense, and
+    what it makes of them is the third argument.
     """
 
     def decorate(act: Callable[..., tuple[Any, str]]) -> Callable[..., None]:
@@ -103,15 +106,15 @@ def answers(check: Callable[..., object]) -> Callable[[Callable[..., tuple[Any, 
             by: str | None, comment: str, config: Path | None, database: str | None, as_json: bool,
             **options: Any,
         ) -> None:  # fmt: skip
-            check(**options)
+            meant = understand(**options)
             with reading(config, database) as engine:
-                shown, said = act(engine, actor(by, comment), **options)
+                shown, said = act(engine, actor(by, comment), meant, **options)
             if as_json:
                 print_json(shown)
             else:
                 say(said)
 
-        return with_options(command, act, 2, changing)
+        return with_options(command, act, 3, changing)
 
     return decorate
 

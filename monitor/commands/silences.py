@@ -69,6 +69,7 @@ def _when(
 def add_silence(
     engine: Engine,
     person: Actor,
+    when: Wanted,
     matchers: Annotated[
         list[str],
         typer.Argument(
@@ -103,7 +104,6 @@ def add_silence(
     from storage import queries
     from storage.people import People
 
-    when = _when(length, start, until, every, at, zone)
     made = People(engine).silence(
         dict(parse_matcher(text) for text in matchers),
         starts_at_ms=when.starts_at_ms,
