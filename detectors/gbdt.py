@@ -7,8 +7,8 @@ LightGBM's own predict costs a millisecond. LightGBM itself is imported only to 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,16 @@ PARAMETERS: dict[str, Any] = {
 }
 
 
+class _Tables(NamedTuple):
+    """What `_add_leaves` reads."""
+
+    bounds: Int64  # per tree its first split
+    feature: Int32  # of every split
+    threshold: Float32
+    mask: UInt32  # without the leaves on its left
+    value: Float64  # LEAVES per tree
+
+
 @dataclass(frozen=True, eq=False)
 class Forest:
     """A LightGBM text model. Read it only after its hash was verified."""
@@ -49,28 +59,8 @@ class Forest:
     text: str
 
     @cached_property
-    def _tables(self) -> tuple[Int64, Int32, Float32, UInt32, Float64]:
-        """What `_add_leaves` reads: per tree its first split, then feature, threshold and left mask of every
-        split, and LEAVES values per tree. Raises ValueError for a tree of more leaves than that.
-        """
-        bounds, splits, values = [0], [], []
-        for block in self.text.split("\nTree=")[1:]:
-            tree = dict(line.split("=", 1) for line in block.split("\n\n")[0].splitlines()[1:] if "=" in line)
-            own, leaves = _splits(tree)
-            splits += own
-            bounds.append(len(splits))
-            values.append(leaves)
-        feature, threshold, left = zip(*splits, strict=True) if splits else ((), (), ())
-        above = np.array(threshold, np.float64)
-        rounded = above.astype(np.float32)
-        down = np.where(rounded > above, np.nextafter(rounded, np.float32(-np.inf)), rounded)
-        return (
-            np.array(bounds, np.int64),
-            np.array(feature, np.int32),
-            down.astype(np.float32),  # x <= above and x <= down are the same for every float32
-            ~np.array(left, np.uint32),
-            np.concatenate(values) if values else np.zeros(0),
-        )
+    def _tables(self) -> _Tables:
+        return _tables(self.text)
 
     def logit(self, x: Float32) -> Float64:
         """x: [m, N_FEATURES] -> [m] log-odds of an anomaly."""
@@ -88,6 +78,29 @@ class Forest:
     def contributions(self, x: Float32) -> Float64:
         """x: [m, N_FEATURES] -> [m, N_FEATURES] shares of the log-odds (Lundberg et al. 2018)."""
         return np.asarray(self.booster.predict(x, pred_contrib=True, num_threads=1))[:, :N_FEATURES]
+
+
+@lru_cache(maxsize=8)
+def _tables(text: str) -> _Tables:
+    """Raises ValueError for a tree of more than LEAVES leaves."""
+    bounds, splits, values = [0], [], []
+    for block in text.split("\nTree=")[1:]:
+        tree = dict(line.split("=", 1) for line in block.split("\n\n")[0].splitlines()[1:] if "=" in line)
+        own, leaves = _splits(tree)
+        splits += own
+        bounds.append(len(splits))
+        values.append(leaves)
+    feature, threshold, left = zip(*splits, strict=True) if splits else ((), (), ())
+    above = np.array(threshold, np.float64)
+    rounded = above.astype(np.float32)
+    down = np.where(rounded > above, np.nextafter(rounded, np.float32(-np.inf)), rounded)
+    return _Tables(
+        np.array(bounds, np.int64),
+        np.array(feature, np.int32),
+        down.astype(np.float32),  # x <= above and x <= down are the same for every float32
+        ~np.array(left, np.uint32),
+        np.concatenate(values) if values else np.zeros(0),
+    )
 
 
 def _splits(tree: dict[str, str]) -> tuple[list[tuple[int, float, int]], Float64]:

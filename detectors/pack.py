@@ -14,9 +14,11 @@ _VERSION = 1
 
 def pack_rows(values: Float64, counts: Float64) -> list[bytes]:
     """values, counts: [m, len(STATISTICS)] -> one blob per window, about 8 bytes per statistic (float32)."""
-    header = _HEADER.pack(_VERSION, values.shape[1])
-    both = np.concatenate([values, counts], axis=1).astype("<f4")
-    return [header + row.tobytes() for row in both]
+    header = np.frombuffer(_HEADER.pack(_VERSION, values.shape[1]), np.uint8)
+    both = np.concatenate([values, counts], axis=1).astype("<f4").view(np.uint8)
+    rows = np.concatenate([np.broadcast_to(header, (len(both), len(header))), both], axis=1)
+    whole, width = rows.tobytes(), rows.shape[1]
+    return [whole[at : at + width] for at in range(0, len(whole), width)]
 
 
 def unpack(blobs: list[bytes]) -> tuple[Float64, Float64]:

@@ -12,6 +12,7 @@ import hashlib
 import struct
 from collections.abc import Sequence
 
+import crc32c
 import numpy as np
 import numpy.typing as npt
 from numba import njit
@@ -23,9 +24,13 @@ from detectors.types import Float32, Int64
 
 ALARM_WIDTH = 16  # see detectors/calibration.py
 FIXED_WIDTH = BASELINE_WIDTH + ALARM_WIDTH
-_WHOLE, _FORMAT = 1, 2  # 1: every number of the row
+_WHOLE, _BYTES, _FORMAT = (
+    1,
+    2,
+    3,
+)  # 1: every number of the row; 2: marks filled up to bytes; both with SHA-256
 _HEADER = struct.Struct("<4sBI8sHH")  # magic, format, layout, LSTM version, LSTM width, names
-_CHECK_BYTES = 8  # of SHA-256 over header and body, between the two
+_CHECK = struct.Struct("<II")  # between header and body: the CRC-32C of both, bytes of the body
 _MAGIC = b"iwst"
 _LAYOUT = int.from_bytes(hashlib.sha256(repr((CHANNELS, FIXED_WIDTH)).encode()).digest()[:4], "little")
 
@@ -57,11 +62,10 @@ def _pack(data: UInt32, rows: Int64, fresh: UInt32, packed: UInt32, ends: Int64)
         ends[i] = n
 
 
-def _checksum(*parts: bytes | memoryview) -> bytes:
-    sha = hashlib.sha256()
-    for part in parts:
-        sha.update(part)
-    return sha.digest()[:_CHECK_BYTES]
+def _checksum(version: int, head: bytes, body: bytes) -> bytes:
+    if version == _FORMAT:
+        return _CHECK.pack(crc32c.crc32c(body, crc32c.crc32c(head)), len(body))
+    return hashlib.sha256(head + body).digest()[: _CHECK.size]
 
 
 def _fresh(lstm_width: int) -> Float32:
@@ -147,40 +151,41 @@ class SeriesStates:
         rows = np.array([self._row_of[name] for name in series], np.int64)
         data, fresh = self.data.view(np.uint32), self._fresh.view(np.uint32)
         width, found = len(fresh), []
-        words, mark_bytes = (width + 31) // 32, (width + 7) // 8
+        words = (width + 31) // 32
         packed, ends = np.empty(_BLOCK * (words + width) + 1, np.uint32), np.empty(_BLOCK, np.int64)
         for block in range(0, len(rows), _BLOCK):
             own = rows[block : block + _BLOCK]
             _pack(data, own, fresh, packed, ends)
             start, whole = 0, packed.astype("<u4", copy=False).data.cast("B")
             for row, end in zip(own.tolist(), (4 * ends).tolist(), strict=False):
-                numbers = start + 4 * words
-                found.append(self._sealed(row, whole[start : start + mark_bytes], whole[numbers:end]))
+                found.append(self._sealed(row, whole[start:end]))
                 start = end
         return found
 
-    def _sealed(self, row: int, marks: memoryview, numbers: memoryview) -> bytes:
+    def _sealed(self, row: int, numbers: memoryview) -> bytes:
         own = self._metrics.get(row, {})
-        names = "\0".join(sorted(own, key=own.__getitem__)).encode()
+        names = "\0".join(sorted(own, key=own.__getitem__))
+        body = bytes(numbers) + names.encode() if names else bytes(numbers)
         head = _HEADER.pack(_MAGIC, _FORMAT, _LAYOUT, self._lstm_tag, self.lstm_width, len(own))
-        return b"".join((head, _checksum(head, marks, numbers, names), marks, numbers, names))
+        return head + _checksum(_FORMAT, head, body) + body
 
     def load(self, series: str, state: bytes) -> None:
         """Restore what `dump` wrote, bit for bit. Raises ValueError for any other bytes."""
-        start = _HEADER.size + _CHECK_BYTES
+        start = _HEADER.size + _CHECK.size
         if len(state) < start:
             raise ValueError("a series state ends inside its header")
         magic, version, layout, tag, lstm_width, count = _HEADER.unpack_from(state)
-        if magic != _MAGIC or version not in (_WHOLE, _FORMAT) or layout != _LAYOUT:
+        if magic != _MAGIC or version not in (_WHOLE, _BYTES, _FORMAT) or layout != _LAYOUT:
             raise ValueError("a series state of another format")
         body = state[start:]
-        if _checksum(state[: _HEADER.size], body) != state[_HEADER.size : start]:
+        if _checksum(version, state[: _HEADER.size], body) != state[_HEADER.size : start]:
             raise ValueError("a series state is damaged")
         width = FIXED_WIDTH + lstm_width
         marked = np.arange(width)
-        if version == _FORMAT:
-            marks, body = body[: (width + 7) // 8], body[(width + 7) // 8 :]
-            marked = np.flatnonzero(np.unpackbits(np.frombuffer(marks, np.uint8), bitorder="little"))
+        if version != _WHOLE:
+            marks = (width + 31) // 32 * 4 if version == _FORMAT else (width + 7) // 8
+            bits = np.unpackbits(np.frombuffer(body[:marks], np.uint8), bitorder="little")
+            marked, body = np.flatnonzero(bits), body[marks:]
         if len(body) < 4 * len(marked):
             raise ValueError("a series state is damaged")
         numbers, names = np.frombuffer(body, "<f4", len(marked)), body[4 * len(marked) :]

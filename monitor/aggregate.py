@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +33,6 @@ from monitor.tables import Table
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
-Objects = npt.NDArray[np.object_]
 
 
 def _grown(array: npt.NDArray[np.generic], size: int, fill: float = 0) -> npt.NDArray[np.generic]:
@@ -40,6 +41,10 @@ def _grown(array: npt.NDArray[np.generic], size: int, fill: float = 0) -> npt.ND
     bigger = np.zeros(shape, array.dtype) if fill == 0 else np.full(shape, fill, array.dtype)
     bigger[: len(array)] = array
     return bigger
+
+
+def _power_of_two(least: int) -> int:
+    return 1 << max(least - 1, 0).bit_length()
 
 
 def _empty_table(rows: int, entries: int) -> Table:
@@ -66,6 +71,50 @@ def _empty_table(rows: int, entries: int) -> Table:
 
 
 _VERSION, _CONFIDENCE = SLICE_FIELDS.index("model_version"), NUMBERS.index("confidence")
+
+
+class _KeptIds:
+    """The request_ids that a window names, by number; strings only of those that are asked for."""
+
+    def __init__(self) -> None:
+        self._chunks: list[Sequence[str | None]] = []
+        self._firsts: list[int] = []
+        self._size = 0
+
+    def keep(self, ids: Sequence[str | None], chosen: Int64) -> Int64:
+        """Remember some; returns their numbers."""
+        kept = ids.kept(chosen) if isinstance(ids, RequestIds) else [ids[i] for i in chosen.tolist()]
+        self._chunks.append(kept)
+        self._firsts.append(self._size)
+        self._size += len(chosen)
+        return np.arange(self._firsts[-1], self._size)
+
+    def __getitem__(self, number: int) -> str | None:
+        chunk = bisect_right(self._firsts, number) - 1
+        return self._chunks[chunk][number - self._firsts[chunk]]
+
+
+@dataclass(frozen=True, slots=True)
+class Exemplars:
+    """Request_ids of m rows, by kind (slow, error, any), free places left out."""
+
+    _ids: _KeptIds
+    _numbers: Int64  # [m, 3, EXEMPLARS], -1 = a free place
+    _slowest_ms: Float64  # [m, EXEMPLARS]
+
+    def of(self, row: int) -> tuple[list[str], list[str], list[str]]:
+        """The slow ones slowest first, the others in the order of the log."""
+        slowest_first = np.argsort(-self._slowest_ms[row], kind="stable")
+        slow, failed, others = self._numbers[row].tolist()
+        return (
+            self._texts([slow[i] for i in slowest_first.tolist()]),
+            self._texts(failed),
+            self._texts(others),
+        )
+
+    def _texts(self, numbers: list[int]) -> list[str]:
+        found = [self._ids[number] for number in numbers if number >= 0]
+        return [each for each in found if each is not None]
 
 
 class _Marks(NamedTuple):
@@ -106,10 +155,11 @@ class OpenWindow:
         metric_names: Sequence[str] = (),
         *,
         series: int = 0,
+        records: int = 0,
     ) -> None:
         """metric_names: user metrics admitted beforehand; others as they come, up to `max_metrics`.
 
-        `series`: how many are expected, so that the table need not grow often.
+        `series` and `records`: how many are expected, so that the table need not grow often.
         """
         self.start_ms = start_ms
         self.first_offset = FOREVER_MS
@@ -118,11 +168,12 @@ class OpenWindow:
         self._cell_ms = window_ms / GRID_CELLS
         self._max_metrics = max_metrics
         self._row_of = np.full(64, -1, np.int32)
-        self._rows, self._entries = max(series, 16), 512  # capacities; the latter a power of two
+        self._rows, self._entries = max(series, 16), max(512, _power_of_two(records))  # capacities
         self._sid_of_row = np.zeros(self._rows, np.int64)
         self._used = 0
         self._table = _empty_table(self._rows, self._entries)
-        self._exemplars: Objects = np.full((self._rows, 3, EXEMPLARS), None, dtype=object)
+        self._ids = _KeptIds()
+        self._exemplars = np.full((self._rows, 3, EXEMPLARS), -1, np.int64)  # numbers of _ids
         self._metric_sums = np.zeros((self._rows, max_metrics))
         self._metric_counts = np.zeros((self._rows, max_metrics))
         self._marks: _Marks | None = None  # of the entries, from the first record with a version on
@@ -142,9 +193,7 @@ class OpenWindow:
         self._used += len(kept)
         if len(exemplars):
             row, kind, at, record = exemplars.T
-            ids = batch.request_ids
-            picked = ids.pick(record) if isinstance(ids, RequestIds) else [ids[i] for i in record.tolist()]
-            self._exemplars[row, kind, at] = picked
+            self._exemplars[row, kind, at] = self._ids.keep(batch.request_ids, record)
         ignored = self._add_metrics(batch, kept, rows) if batch.metric_names else 0
         return len(kept), ignored
 
@@ -211,12 +260,15 @@ class OpenWindow:
             )
         return found
 
-    def exemplars(self, rank: Int64) -> tuple[Objects, Float64]:
-        """request_ids [m, 3, EXEMPLARS] (None = free) and latencies of the slow ones, placed by rank."""
-        rows = len(self.sids)
-        ids, slowest = self._exemplars[:rows], self._table.slowest_ms[:rows]
+    @property
+    def records(self) -> int:
+        """How many count."""
+        return self._used
+
+    def exemplars(self, rank: Int64) -> Exemplars:
+        """Of every row, placed by rank."""
         by_rank = np.argsort(rank)
-        return ids[by_rank], slowest[by_rank]
+        return Exemplars(self._ids, self._exemplars[by_rank], self._table.slowest_ms[by_rank])
 
     def _slices(self, by_rank: Int64, texts: Sequence[str]) -> Slices:
         t = self._table
@@ -268,9 +320,7 @@ class OpenWindow:
             if name not in (*_ENTRY_FIELDS, *_HASH_FIELDS)
         }
         self._table = self._table._replace(**grown)
-        exemplars: Objects = np.full((self._rows, 3, EXEMPLARS), None, dtype=object)
-        exemplars[: len(self._exemplars)] = self._exemplars
-        self._exemplars = exemplars
+        self._exemplars = np.asarray(_grown(self._exemplars, self._rows, -1), np.int64)
         self._metric_sums = np.asarray(_grown(self._metric_sums, self._rows), np.float64)
         self._metric_counts = np.asarray(_grown(self._metric_counts, self._rows), np.float64)
         self._sid_of_row = np.asarray(_grown(self._sid_of_row, self._rows), np.int64)
@@ -278,7 +328,7 @@ class OpenWindow:
     def _make_room(self, entries: int) -> None:
         if entries <= self._entries:
             return
-        self._entries = 1 << (entries - 1).bit_length()
+        self._entries = _power_of_two(entries)
         grown: dict[str, Any] = {
             name: _grown(getattr(self._table, name), self._entries) for name in _ENTRY_FIELDS
         }

@@ -15,7 +15,7 @@ from monitor.series import SeriesTable
 from monitor.steps import AmendedWindow, ClosedWindows, Slice
 
 if TYPE_CHECKING:  # loads numba
-    from monitor.aggregate import Objects, OpenWindow
+    from monitor.aggregate import Exemplars, OpenWindow
 
 Int64 = npt.NDArray[np.int64]
 
@@ -31,8 +31,7 @@ def empty(at_ms: int, window_ms: int, series: SeriesTable, members: Int64) -> Cl
     batch = WindowBatch(
         *(at_ms, window_ms, names, values, np.zeros_like(values), {}, np.zeros(m, np.bool_)),
     )
-    infos = [series.info(sid) for sid in members.tolist()]
-    return ClosedWindows(batch, infos, [None] * m, lambda _: [], _no_exemplars)
+    return ClosedWindows(batch, series.infos(members), [None] * m, lambda _: [], _no_exemplars)
 
 
 def again(step: ClosedWindows, at_ms: int) -> ClosedWindows:
@@ -68,19 +67,27 @@ def filled(
     deployed: list[tuple[int, str, str]] = []
     shown = {int(rows[r]): records for r, records in sketches.versions(aggregate.slices).items()}
     for row, records in shown.items():
+        if series.shows_the_same(sids[row], records):
+            continue
         found = series.show_versions(sids[row], records)
         before = series.settle(sids[row], records)
         new_version[row] = bool(found)
         deployed += [(row, version, before) for version in found]
     blobs = SketchRows(aggregate, new_version[rows].tolist(), rows.tolist(), len(sids))
-    details = _Details(rows, aggregate.slices, *window.exemplars(rank))
+    details = _Details(rows, aggregate.slices, window.exemplars(rank))
     names = [series.names[sid] for sid in sids]
     batch = WindowBatch(window.start_ms, window_ms, names, values, counts, metrics, new_version)
-    infos = [series.info(sid) for sid in sids]
-    place_by_row = {row: place for place, row in enumerate(rows.tolist())}
     return ClosedWindows(
-        *(batch, infos, blobs, details.slices, details.exemplars, tuple(sorted(deployed)), shown),
-        by_version=lambda row: window.by_version(place_by_row[row], texts),
+        *(
+            batch,
+            series.infos(members),
+            blobs,
+            details.slices,
+            details.exemplars,
+            tuple(sorted(deployed)),
+            shown,
+        ),
+        by_version=lambda row: window.by_version(details.place_of[row], texts),
     )
 
 
@@ -93,6 +100,7 @@ def amended(
     at_ms: int,
 ) -> AmendedWindow:
     """The window of one series with its late records. `stored`: what it was, if it had records."""
+    from monitor.sketch_writer import encode
     from monitor.window_statistics import metric_means, statistics
 
     sid = late.sids[0]
@@ -107,7 +115,7 @@ def amended(
     batch = WindowBatch(
         *(late.start_ms, window_ms, [series.names[sid]], values, counts, metrics, np.array([is_new])),
     )
-    blob = sketches.encode(merged, [is_new])[0]
+    blob = encode(merged, [is_new])[0]
     late_records = int(added.sums[0, 0])
     told = tuple(sorted(deployed))
     return AmendedWindow(batch, series.info(sid), blob, late_records, at_ms, told, series.current(sid))
@@ -129,9 +137,11 @@ class SketchRows(Sequence[bytes | None]):
 
     def _encoded(self) -> list[bytes | None]:
         if self._waiting is not None:
+            from monitor.sketch_writer import encode
+
             aggregate, new_version, rows = self._waiting
             self._blobs = [None] * self._length
-            for row, blob in zip(rows, sketches.encode(aggregate, new_version), strict=True):
+            for row, blob in zip(rows, encode(aggregate, new_version), strict=True):
                 self._blobs[row] = blob
             self._waiting = None
         return self._blobs
@@ -149,21 +159,18 @@ class SketchRows(Sequence[bytes | None]):
 class _Details:
     """Slices and exemplars of closed windows, put together when asked for."""
 
-    def __init__(
-        self, rows: Int64, slices: sketches.Slices, request_ids: Objects, slowest_ms: Float64
-    ) -> None:
+    def __init__(self, rows: Int64, slices: sketches.Slices, exemplars: Exemplars) -> None:
         """rows: [r], the rows of the batch that have records; the rest is aligned with it."""
-        self._place_of = {row: place for place, row in enumerate(rows.tolist())}
-        self._slices = slices
-        self._request_ids, self._slowest_ms = request_ids, slowest_ms
+        self.place_of = {row: place for place, row in enumerate(rows.tolist())}
+        self._slices, self._exemplars = slices, exemplars
 
     def slices(self, row: int) -> list[Slice]:
-        if row not in self._place_of:
+        if row not in self.place_of:
             return []
         taken = [0] * len(sketches.SLICE_FIELDS)
         found = []
         for f, value, records, errors, timed, total_ms in sketches.slice_rows(
-            self._slices, self._place_of[row]
+            self._slices, self.place_of[row]
         ):
             taken[f] += 1
             if taken[f] <= SLICES_PER_FIELD:
@@ -172,13 +179,9 @@ class _Details:
         return found
 
     def exemplars(self, row: int) -> dict[str, list[str]]:
-        if row not in self._place_of:
+        if row not in self.place_of:
             return _no_exemplars(row)
-        place = self._place_of[row]
-        by_latency = np.argsort(-self._slowest_ms[place], kind="stable").tolist()
-        slow, failed, others = self._request_ids[place].tolist()
-        kinds = {"slow": [slow[i] for i in by_latency], "error": failed, "any": others}
-        return {kind: [each for each in ids if each is not None] for kind, ids in kinds.items()}
+        return dict(zip(("slow", "error", "any"), self._exemplars.of(self.place_of[row]), strict=True))
 
 
 def _no_exemplars(_: int) -> dict[str, list[str]]:

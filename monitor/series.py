@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import msgspec
 import numpy as np
@@ -20,8 +19,7 @@ FOREVER_MS = 1 << 62
 KNOWN_VERSIONS = 256  # model versions remembered per series, the newest ones
 
 
-@dataclass(frozen=True, slots=True)
-class SeriesInfo:
+class SeriesInfo(msgspec.Struct, frozen=True, gc=False):
     """A live series as it is stored between runs."""
 
     series: str
@@ -211,6 +209,11 @@ class SeriesTable:
             self._order = np.array(sorted(live, key=self.names.__getitem__), np.int64)
         return self._order
 
+    def shows_the_same(self, sid: int, versions: Mapping[str, int]) -> bool:
+        """True if these are the current version alone, so that there is nothing to remember."""
+        current = self._current[sid]
+        return len(versions) == 1 and current in versions and current in self._versions[sid]
+
     def settle(self, sid: int, records: Mapping[str, int]) -> str:
         """The version that most of a window's records have is the current one; returns the one before."""
         before = self._current[sid]
@@ -238,16 +241,26 @@ class SeriesTable:
         return unknown if is_new else []
 
     def info(self, sid: int) -> SeriesInfo:
-        found = self._infos[sid]
-        if found is None:
-            model, endpoint = self._labels[sid]
-            state = self._states[sid]
-            if state is None and (self._versions[sid] or self.since[sid] >= 0):
-                kept = _State(1, list(self._versions[sid]), int(self.since[sid]), self._current[sid])
-                state = self._states[sid] = msgspec.msgpack.encode(kept)
-            first, last = int(self.first_ms[sid]), int(self.last_ms[sid])
-            found = self._infos[sid] = SeriesInfo(self.names[sid], model, endpoint, first, last, state)
+        return self.infos(np.array([sid]))[0]
+
+    def infos(self, sids: Int64) -> list[SeriesInfo]:
+        found = []
+        first_ms, last_ms = self.first_ms[sids].tolist(), self.last_ms[sids].tolist()
+        for sid, first, last in zip(sids.tolist(), first_ms, last_ms, strict=True):
+            info = self._infos[sid]
+            if info is None:
+                model, endpoint = self._labels[sid]
+                info = SeriesInfo(self.names[sid], model, endpoint, first, last, self._state(sid))
+                self._infos[sid] = info
+            found.append(info)
         return found
+
+    def _state(self, sid: int) -> bytes | None:
+        state = self._states[sid]
+        if state is None and (self._versions[sid] or self.since[sid] >= 0):
+            kept = _State(1, list(self._versions[sid]), int(self.since[sid]), self._current[sid])
+            state = self._states[sid] = msgspec.msgpack.encode(kept)
+        return state
 
     def expire(self, sids: Int64) -> tuple[str, ...]:
         """These series are live no longer and remember nothing. Returns their names."""

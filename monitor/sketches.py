@@ -1,4 +1,4 @@
-"""Mergeable aggregates of windows: sums, extremes and log-linear histograms; as arrays and as bytes.
+"""Mergeable aggregates of windows: sums, extremes and log-linear histograms.
 
 The buckets of the histograms are an exponent and the five leading bits of a mantissa: the linearly
 interpolated mapping of DDSketch (Masson, Rim and Lee, VLDB 2019), found without a logarithm.
@@ -9,10 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import pairwise
-from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -134,126 +131,6 @@ def versions(slices: Slices) -> dict[int, dict[str, int]]:
     for row, i, n in zip(rows.tolist(), slices.ids[at].tolist(), records, strict=True):
         held.setdefault(row, {})[slices.texts[i]] = n
     return held
-
-
-class _Stored(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
-    """A sketch as bytes (msgpack); arrays are little-endian, counts as narrow as they can be."""
-
-    version: int
-    new_version: bool
-    numbers: bytes  # sums, minima, maxima
-    grid: bytes
-    sizes: bytes  # buckets of every histogram
-    buckets: bytes
-    counts: bytes
-    keys: bytes
-    pairs: bytes
-    slice_fields: bytes
-    slice_counts: bytes
-    slice_latency: bytes
-    slice_texts: list[str]
-    metrics: list[tuple[str, float, float]]
-
-
-_VERSION = 3  # 2 is the same with counts of full width
-_COUNTS = {1: "u1", 2: "<u2", 4: "<u4", 8: "<i8"}  # by bytes each
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(_Stored)
-
-
-def _cut(array: npt.NDArray[Any], bounds: Int64 | None = None) -> list[bytes]:
-    """The bytes of array[bounds[r]:bounds[r + 1]] for every row r; without bounds of array[r]."""
-    whole, width = array.tobytes(), array.nbytes // max(len(array), 1)
-    if bounds is None:
-        return [whole[a : a + width] for a in range(0, len(whole), width)]
-    return [whole[a:b] for a, b in pairwise((bounds * width).tolist())]
-
-
-def _narrow(counts: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
-    """Counts, none below zero, in the fewest bytes each that hold them all."""
-    highest = int(counts.max(initial=0))
-    return counts.astype(next(kind for kind in _COUNTS.values() if highest <= np.iinfo(kind).max))
-
-
-def _widened(stored: bytes, n: int) -> npt.NDArray[np.integer]:
-    """n counts as `_narrow` left them."""
-    kind = _COUNTS.get(len(stored) // n if n else 1)
-    if kind is None:
-        raise ValueError(f"sketch with {n} counts in {len(stored)} bytes")
-    return _array(stored, kind)
-
-
-def encode(aggregate: Aggregate, new_version: Sequence[bool]) -> list[bytes]:
-    """Every row as bytes; `new_version` [m] rides along, as it cannot be computed again."""
-    a, slices, histograms = aggregate, aggregate.slices, aggregate.histograms
-    text_ids, text_bounds = slices.ids.tolist(), slices.bounds.tolist()
-    metric_sums, metric_counts = a.metric_sums.tolist(), a.metric_counts.tolist()
-    numbers = np.concatenate([a.sums, a.minima, a.maxima], axis=1)
-    sizes = np.diff(histograms.bounds).astype(np.uint16).reshape(-1, HISTOGRAMS)
-    row_bounds = histograms.bounds[::HISTOGRAMS]
-    columns = zip(
-        *(_cut(numbers), _cut(np.packbits(a.grid, axis=1)), _cut(sizes)),
-        *(_cut(histograms.buckets, row_bounds), _cut(_narrow(histograms.counts), row_bounds)),
-        *(_cut(a.keys, a.key_bounds), _cut(a.pairs, a.pair_bounds), _cut(slices.fields, slices.bounds)),
-        *(_cut(_narrow(slices.counts), slices.bounds), _cut(slices.latency, slices.bounds)),
-        strict=True,
-    )
-    blobs = []
-    for row, parts in enumerate(columns):
-        texts = [slices.texts[i] for i in text_ids[text_bounds[row] : text_bounds[row + 1]]]
-        named = zip(a.metric_names, metric_sums[row], metric_counts[row], strict=True)
-        metrics = [each for each in named if each[2] > 0]
-        blobs.append(_encoder.encode((_VERSION, bool(new_version[row]), *parts, texts, metrics)))
-    return blobs
-
-
-def _array(stored: bytes, kind: str) -> npt.NDArray[Any]:
-    """An own, writable array: compiled code tells it from one that may only be read."""
-    return np.frombuffer(bytearray(stored), kind)
-
-
-def decode(sketch: bytes) -> tuple[Aggregate, bool]:
-    """Bytes of `encode` -> (Aggregate of one row, new_version). Raises ValueError for anything else."""
-    try:
-        stored = _decoder.decode(sketch)
-    except msgspec.DecodeError as error:
-        raise ValueError(f"not a sketch: {error}") from None
-    if stored.version not in (2, _VERSION):
-        raise ValueError(f"sketch of format {stored.version}")
-    numbers = _array(stored.numbers, "<f8").reshape(1, -1)
-    sizes = _array(stored.sizes, "<u2")
-    if numbers.shape[1] != len(SUMS) + 2 * HISTOGRAMS + 1 or len(sizes) != HISTOGRAMS:
-        raise ValueError("sketch with other fields")
-    sums, minima, maxima = np.split(numbers, [len(SUMS), len(SUMS) + HISTOGRAMS], axis=1)
-    keys, pairs = _array(stored.keys, "<u8"), _array(stored.pairs, "<u4")
-    buckets = _array(stored.buckets, "<u2")
-    aggregate = Aggregate(
-        sums=sums,
-        minima=minima,
-        maxima=maxima,
-        grid=np.unpackbits(_array(stored.grid, "u1")).reshape(1, GRID_CELLS),
-        histograms=Histograms(
-            np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]),
-            buckets,
-            _widened(stored.counts, len(buckets)).astype(np.uint32),
-        ),
-        key_bounds=np.array([0, len(keys)]),
-        keys=keys,
-        pair_bounds=np.array([0, len(pairs)]),
-        pairs=pairs,
-        slices=Slices(
-            bounds=np.array([0, len(stored.slice_texts)]),
-            fields=_array(stored.slice_fields, "u1"),
-            ids=np.arange(len(stored.slice_texts), dtype=np.int32),
-            counts=_widened(stored.slice_counts, 3 * len(stored.slice_texts)).astype(np.int64).reshape(-1, 3),
-            latency=_array(stored.slice_latency, "<f8"),
-            texts=stored.slice_texts,
-        ),
-        metric_names=[name for name, _, _ in stored.metrics],
-        metric_sums=np.array([[total for _, total, _ in stored.metrics]], dtype=np.float64),
-        metric_counts=np.array([[count for _, _, count in stored.metrics]], dtype=np.float64),
-    )
-    return aggregate, stored.new_version
 
 
 def _slices_of(rows: Sequence[SliceRow]) -> Slices:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from monitor import closing, sketches
+from monitor import closing, sketch_reader
 from monitor.admission import IDLE_WINDOWS, Admission, ParkedLoader, overflow_name
 from monitor.config import WindowSettings
 from monitor.records import RecordColumns
@@ -117,6 +117,7 @@ class PartitionWindows:
             self._series.forget_since()
         self._texts = columns.Texts()
         self._open: dict[int, OpenWindow] = {}
+        self._usual_records = 0  # of the newest closed window
         self._pending: list[Batch] = []
         self._fresh: dict[tuple[str, int], bytes] = {}  # sketches that this call's steps amended
         self._fresh_closed: dict[int, ClosedWindows] = {}  # by start: what this call has closed
@@ -135,7 +136,7 @@ class PartitionWindows:
 
     def infos(self) -> list[SeriesInfo]:
         """All live series, ascending by name."""
-        return [self._series.info(sid) for sid in self._series.live().tolist()]
+        return self._series.infos(self._series.live())
 
     def unsaved(self) -> list[SeriesInfo]:
         """While the overflow series is live: series that got a place since `saved` was called.
@@ -144,7 +145,7 @@ class PartitionWindows:
         """
         if not self._admission.overflowing:
             return []
-        return [self._series.info(sid) for sid in sorted(self._series.unsaved)]
+        return self._series.infos(np.array(sorted(self._series.unsaved), np.int64))
 
     def saved(self) -> None:
         self._series.unsaved.clear()
@@ -249,7 +250,13 @@ class PartitionWindows:
         for at in np.unique(own_start).tolist():
             window = self._open.get(at)
             if window is None:
-                window = self._new_window(at, self.window_ms, self._max_metrics, series=self.live_series)
+                window = self._new_window(
+                    at,
+                    self.window_ms,
+                    self._max_metrics,
+                    series=self.live_series,
+                    records=self._usual_records,
+                )
                 self._open[at] = window
             counted, ignored = window.add(batch, chosen[own_start == at])
             accepted += counted
@@ -294,6 +301,7 @@ class PartitionWindows:
     def _close(self, at: int, members: Int64, counts: _Counts) -> None:
         window = self._open.pop(at, None)
         if window is not None:
+            self._usual_records = window.records
             step = closing.filled(window, self.window_ms, self._series, members, self._texts.values)
             self._fresh_closed[at] = step
         else:
@@ -305,7 +313,7 @@ class PartitionWindows:
         silent_ms = end_ms - self._series.last_ms[members]
         gone = members[silent_ms > self._empty_for_ms]
         if len(gone):
-            counts.steps.append(ExpiredSeries(end_ms, [self._series.info(sid) for sid in gone.tolist()]))
+            counts.steps.append(ExpiredSeries(end_ms, self._series.infos(gone)))
             self._series.expire(gone)
 
     def _apply_pending(self, offset: int, frontier: int, counts: _Counts) -> None:
@@ -331,7 +339,7 @@ class PartitionWindows:
     ) -> AmendedWindow | None:
         """None if all the records had been counted before. at_ms: event time of the change."""
         blob = self._sketch(name, at)
-        stored = None if blob is None else sketches.decode(blob)
+        stored = None if blob is None else sketch_reader.decode(blob)
         admitted = [] if stored is None else stored[0].metric_names
         window = self._new_window(at, self.window_ms, self._max_metrics, admitted)
         for batch, chosen in parts:

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import repeat
+from itertools import chain, repeat
 from typing import Any
 
 import msgspec
@@ -39,10 +39,12 @@ def series_key(name: str) -> str:
 def _finite(values: Any) -> list[float | None]:
     """Floats with None for NaN and infinity, which the databases treat differently."""
     array = np.asarray(values, dtype=np.float64)
-    listed: list[Any] = array.tolist()
-    if bool(np.isfinite(array).all()):
-        return listed
-    return [value if math.isfinite(value) else None for value in listed]
+    finite, listed = np.isfinite(array), array
+    if not bool(finite.all()):
+        listed = array.astype(object)
+        listed[~finite] = None
+    found: list[float | None] = listed.tolist()
+    return found
 
 
 WINDOW_COLUMNS = (
@@ -69,10 +71,8 @@ def window_rows(batches: Sequence[ScoredWindows], ids: Sequence[int]) -> list[tu
     features = np.concatenate([np.asarray(batch.features, dtype=np.float64) for batch in batches])
     rows = zip(
         ids,
-        *(
-            [getattr(b, name) for b in batches for _ in b.series]
-            for name in ("window_start_ms", "window_end_ms")
-        ),
+        chain.from_iterable(repeat(batch.window_start_ms, len(batch.series)) for batch in batches),
+        chain.from_iterable(repeat(batch.window_end_ms, len(batch.series)) for batch in batches),
         *map(_finite, features.T),
         [text.to_json(metrics) if metrics else None for batch in batches for metrics in batch.metrics],
         [statistics for batch in batches for statistics in batch.statistics],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from sqlalchemy import BindParameter, Connection, bindparam, func, select, update
@@ -52,7 +54,7 @@ class SeriesWriter:
     """Remembers the ids of series that are known to be committed."""
 
     def __init__(self, dialect: str) -> None:
-        self._ids: dict[tuple[int, str], int] = {}
+        self._ids: dict[int, dict[str, int]] = {}  # by partition
         self._insert = upsert(
             schema.SeriesTable,
             dialect,
@@ -64,9 +66,9 @@ class SeriesWriter:
 
     def remember(self, partition_id: int, series_ids: dict[str, int]) -> None:
         """Ids that a committed transaction has shown; not before, for a rollback takes them back."""
-        if len(self._ids) + len(series_ids) > MAX_CACHED_IDS:
+        if sum(map(len, self._ids.values())) + len(series_ids) > MAX_CACHED_IDS:
             self._ids.clear()
-        self._ids.update(((partition_id, name), found) for name, found in series_ids.items())
+        self._ids.setdefault(partition_id, {}).update(series_ids)
 
     def write(self, connection: Connection, commit: Commit, partition_id: int) -> dict[str, int]:
         """All rows of series; returns the ids of those that the commit touches.
@@ -76,12 +78,12 @@ class SeriesWriter:
         newest = _newest(commit.windows)
         told = [(row, True) for row in commit.series] + [(row, False) for row in commit.parked]
         names = {row.series for row, _ in told} | newest.keys() | {w.series for w in commit.revisions}
-        ids = {n: self._ids[partition_id, n] for n in names if (partition_id, n) in self._ids}
+        remembered = self._ids.get(partition_id, {})
+        ids = {name: remembered[name] for name in names & remembered.keys()}
         unknown = names - ids.keys()
-        known, fresh, written = [], {}, set()
+        known, fresh, written = [], {}, {row.series for row, _ in told}
         for row, live in told:
             values = _values(row, partition_id, live, newest.get(row.series, _NO_WINDOWS))
-            written.add(row.series)
             if row.series in unknown:
                 fresh[row.series] = (series_key(row.series), row.first_seen_ms, *values)
             else:
@@ -167,10 +169,10 @@ def _refuse_second_partition(connection: Connection, names: Sequence[str], parti
 
 
 def _newest(batches: Iterable[ScoredWindows]) -> dict[str, _Newest]:
-    found: dict[str, _Newest] = {}
+    windows: Counter[str] = Counter()
+    newest: dict[str, tuple[int, float, bool]] = {}
     for batch in sorted(batches, key=lambda each: each.window_start_ms):
-        told = zip(batch.series, batch.score.tolist(), batch.is_anomalous.tolist(), strict=True)
-        for series, score, anomalous in told:
-            before = found.get(series, _NO_WINDOWS).windows
-            found[series] = _Newest(before + 1, batch.window_start_ms, score, anomalous)
-    return found
+        windows.update(batch.series)
+        said = zip(repeat(batch.window_start_ms), batch.score.tolist(), batch.is_anomalous.tolist())
+        newest.update(zip(batch.series, said, strict=False))
+    return {series: _Newest(windows[series], *last) for series, last in newest.items()}

@@ -265,7 +265,9 @@ def test_request_ids_are_the_same_one_by_one_and_together() -> None:
     ids = decode(*(record(request_id=each) for each in wanted))[0].request_ids
     assert isinstance(ids, RequestIds)
     assert list(ids) == wanted and ids[1:4] == wanted[1:4] and ids != wanted[:2]
-    assert ids.pick(np.array([4, 3, 1])) == ["r5", 'say "x"', None]
+    kept = ids.kept(np.array([4, 3, 1, 2, 3]))
+    assert kept == ["r5", 'say "x"', None, "Zürich", 'say "x"']
+    assert kept[1:4] == ['say "x"', None, "Zürich"]
 
 
 def test_request_keys_are_stable_and_apart() -> None:

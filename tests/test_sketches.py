@@ -16,7 +16,9 @@ from detectors.types import STATISTIC_INDEX, STATISTICS
 from monitor.aggregate import OpenWindow
 from monitor.columns import Texts, prepare
 from monitor.records import NUMBER_FIELDS
-from monitor.sketches import SLICE_SLOTS, Aggregate, decode, encode, merge, slice_rows, versions
+from monitor.sketch_reader import decode
+from monitor.sketch_writer import encode
+from monitor.sketches import SLICE_SLOTS, Aggregate, merge, slice_rows, versions
 from monitor.window_statistics import metric_means, statistics
 from tests.window_oracle import Record, columns, nearest_rank
 
@@ -108,19 +110,45 @@ def test_counts_of_any_size_come_back(most: int) -> None:
     assert (len(blobs[1]) > len(blobs[0])) == (most > 255)
 
 
-def test_sketches_of_the_format_before_are_read() -> None:
-    """Their counts had their full width whatever they were."""
-    before = aggregate(some_records(3, 40, 1))
-    (blob,) = encode(before, [True])
-    parts = msgspec.msgpack.decode(blob)
-    assert parts[0] == 3
-    slices, histograms = before.slices, before.histograms
-    parts[0], parts[6], parts[10] = 2, histograms.counts.tobytes(), slices.counts.astype("<i8").tobytes()
+def packed(of: Aggregate, version: int, *, is_new: bool) -> list[object]:
+    """A sketch as it was stored until format 3; in format 2 counts have their full width."""
+    slices, histograms = of.slices, of.histograms
+    wide = (np.uint32, np.int64) if version == 2 else (np.uint8, np.uint8)
+    return [
+        *(version, is_new, np.concatenate([of.sums, of.minima, of.maxima], axis=1).tobytes()),
+        *(np.packbits(of.grid).tobytes(), np.diff(histograms.bounds).astype(np.uint16).tobytes()),
+        *(histograms.buckets.tobytes(), histograms.counts.astype(wide[0]).tobytes()),
+        *(of.keys.tobytes(), of.pairs.tobytes(), slices.fields.tobytes()),
+        *(slices.counts.astype(wide[1]).tobytes(), slices.latency.tobytes()),
+        *([slices.texts[i] for i in slices.ids.tolist()], []),
+    ]
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_sketches_of_the_formats_before_are_read(version: int) -> None:
+    records = [replace(record, metrics={}) for record in some_records(3, 40, 1)]
+    before = aggregate(records)
+    parts = packed(before, version, is_new=True)
     after, flag = decode(msgspec.msgpack.encode(parts))
-    assert flag and encode(after, [True]) == [blob]
-    parts[6] += b"\0" * 3 * len(histograms.counts)
+    assert flag and encode(after, [True]) == encode(before, [True])
+    parts[6] = bytes(3 * len(before.histograms.counts))
     with pytest.raises(ValueError, match="sketch"):
         decode(msgspec.msgpack.encode(parts))
+
+
+def test_several_windows_are_what_each_is_alone() -> None:
+    """Rows of a batch do not know of each other, and what is not there takes no room."""
+    texts, window = Texts(), OpenWindow(0, WINDOW_MS, max_metrics=16)
+    parts = [some_records(7, 30, 1), [Record(5)], some_records(8, 300, 1_000)]
+    records = [record for part in parts for record in part]
+    rows = np.repeat(np.arange(3, dtype=np.int32), [len(part) for part in parts])
+    window.add(prepare(columns(records), rows, texts), np.arange(len(records)))
+    blobs = encode(window.close(np.arange(3), texts.values), [False, True, False])
+    for part, blob, is_new in zip(parts, blobs, [False, True, False], strict=True):
+        found, flag = decode(blob)
+        same(found, aggregate(part))
+        assert flag is is_new
+    assert len(blobs[1]) < 120
 
 
 values = st.one_of(st.just(0.0), st.floats(2.0**-20, 1e13), st.integers(0, 10_000).map(float))
@@ -163,7 +191,19 @@ def test_a_field_with_many_values_keeps_the_first_ones() -> None:
     assert len(merged) == SLICE_SLOTS and merged[0][1:3] == ("u", 3)
 
 
-@pytest.mark.parametrize("spoil", [lambda b: b[:-1], lambda b: b"", lambda b: b"\xc1" + b, lambda b: b"\x90"])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda b: b[:-1],
+        lambda b: b[:5],
+        lambda b: b + b"\0",
+        lambda b: b[:2] + b"\3" + b[3:],
+        lambda b: b[:22] + b"\xff\xff" + b[24:],
+        lambda b: b"",
+        lambda b: b"\xc1" + b,
+        lambda b: b"\x90",
+    ],
+)
 def test_what_is_no_sketch_is_refused(spoil: object) -> None:
     (blob,) = encode(aggregate([Record(0)]), [False])
     with pytest.raises(ValueError, match="sketch"):

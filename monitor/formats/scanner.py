@@ -28,7 +28,7 @@ from monitor.formats.tokens import (
     value_at,
     word,
 )
-from monitor.formats.words import borrowed, byte_at
+from monitor.formats.words import borrowed, byte_at, word_at
 from monitor.record_types import NUMBER_FIELDS, TEXT_FIELDS
 from monitor.tables import compiled, inlined
 
@@ -38,6 +38,7 @@ UInt64 = npt.NDArray[np.uint64]
 _TIME, _TEXT, _ID, _STATUS, _NUMBER, _OUTCOME, _METRICS = range(7)
 _UNKNOWN = -1
 _TABLE_BITS = 7
+_GUESSED = 32  # names of a row, one behind the other
 _KEY = np.uint64(0x9E3779B97F4A7C15)
 _MIX = np.uint64(0xD6E8FEB86659FD93)
 
@@ -90,17 +91,19 @@ _HIGHEST = np.array([1.0 if name in SHARES else MAX_NUMBER for name in NUMBER_FI
 _REQUIRED = 1 << FIELDS.index("timestamp") | 1 << FIELDS.index("model")
 
 
-def _crc_table(polynomial: int) -> UInt64:
-    table = np.zeros(256, np.uint64)
+def _crc_tables(polynomial: int) -> UInt64:
+    """[8, 256]: what a byte does to a checksum, with k bytes behind it in the row k."""
+    tables = np.zeros((8, 256), np.uint64)
     for n in range(256):
         value = n
-        for _ in range(8):
-            value = value >> 1 ^ (polynomial if value & 1 else 0)
-        table[n] = value
-    return table
+        for k in range(8):
+            for _ in range(8):
+                value = value >> 1 ^ (polynomial if value & 1 else 0)
+            tables[k, n] = value
+    return tables
 
 
-_CRC32, _CRC32C = _crc_table(0xEDB88320), _crc_table(0x82F63B78)
+_CRC32, _CRC32C = _crc_tables(0xEDB88320), _crc_tables(0x82F63B78)
 _ONES_32 = np.uint64(0xFFFFFFFF)
 
 
@@ -153,10 +156,22 @@ def _code(start: int, end: int, which: int, out: Scan) -> int:
 def _request_key(start: int, end: int) -> np.uint64:
     """As records.request_key."""
     a = b = _ONES_32
-    for at in range(start, end):
+    at = start
+    while (
+        at + 8 <= end
+    ):  # eight bytes at once (Kounavis and Berry, "Novel Table Lookup-Based Algorithms", 2008)
+        x, y = word_at(at) ^ a, word_at(at) ^ b
+        a = b = np.uint64(0)
+        for k in range(7, -1, -1):
+            a ^= _CRC32[k, x & np.uint64(255)]
+            b ^= _CRC32C[k, y & np.uint64(255)]
+            x, y = x >> np.uint64(8), y >> np.uint64(8)
+        at += 8
+    while at < end:
         c = np.uint64(byte_at(at))
-        a = _CRC32[(a ^ c) & np.uint64(255)] ^ (a >> np.uint64(8))
-        b = _CRC32C[(b ^ c) & np.uint64(255)] ^ (b >> np.uint64(8))
+        a = _CRC32[0, (a ^ c) & np.uint64(255)] ^ (a >> np.uint64(8))
+        b = _CRC32C[0, (b ^ c) & np.uint64(255)] ^ (b >> np.uint64(8))
+        at += 1
     key = (a ^ _ONES_32) << np.uint64(32) | (b ^ _ONES_32)
     return key if key != 0 else np.uint64(1)
 
@@ -313,21 +328,33 @@ def _value(at: int, end: int, field: int, row: int, out: Scan) -> int:
 
 
 @inlined
-def _scan_row(at: int, end: int, row: int, out: Scan) -> bool:
-    """True if the whole row was understood."""
+def _scan_row(at: int, end: int, row: int, names: Int64, out: Scan) -> bool:
+    """True if the whole row was understood.
+
+    names: [_GUESSED, 3], where the names of the rows before stood and which they were; most rows have the
+    same ones in the same order.
+    """
     at = blank(at, end)
     if at >= end or byte_at(at) != 123:
         return False
     at = blank(at + 1, end)
-    seen, closed = 0, False
+    seen, closed, place = 0, False, 0
     label = prediction = (0, 0, 0)
     while not closed:
-        stop = name_end(at, end)
-        if stop < 0:
-            return False
-        field = _field(at + 1, stop - at - 1)
-        at = value_at(stop + 1, end)
-        if at < 0 or (field != _UNKNOWN and seen >> field & 1):
+        begin, length = at, names[place, 1]
+        if at >= 0 and length > 0 and at + length < end and same(names[place, 0], at, length):
+            field, at = names[place, 2], at + length
+        else:
+            stop = name_end(at, end)
+            if stop < 0:
+                return False
+            field = _field(at + 1, stop - at - 1)
+            at = value_at(stop + 1, end)
+            if at < 0:
+                return False
+            names[place, 0], names[place, 1], names[place, 2] = begin, at - begin, field
+        place = min(place + 1, _GUESSED - 1)
+        if field != _UNKNOWN and seen >> field & 1:
             return False
         if field == _UNKNOWN:
             at = skip(at, end)
@@ -364,6 +391,8 @@ def scan(buffer: npt.NDArray[np.uint8], starts: Int64, ends: Int64, max_bytes: i
         *(borrowed(out.metric_value), borrowed(out.entries)),
     )
     left, base = 0, np.int64(buffer.ctypes.data)
+    known = np.zeros((_GUESSED, 3), np.int64)
+    names = borrowed(known)
     for row in range(len(starts)):
         start, end = starts[row], ends[row]
         if start < 0:
@@ -372,7 +401,7 @@ def scan(buffer: npt.NDArray[np.uint8], starts: Int64, ends: Int64, max_bytes: i
             out.state[row] = TOO_LARGE
         else:
             entries = out.entries[0]
-            if _scan_row(base + start, base + end, row, out):
+            if _scan_row(base + start, base + end, row, names, out):
                 out.state[row] = TAKEN
                 if out.id_end[row] != 0:
                     out.id_start[row] -= base

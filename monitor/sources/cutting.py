@@ -131,20 +131,15 @@ def warm_up() -> None:
 
 
 @compiled
-def as_lines(buffer: UInt8, starts: Int64, ends: Int64) -> UInt8:
-    """The values buffer[starts[i]:ends[i]], none of which holds a line end, each with one behind it.
-
-    A start below zero gives an empty line.
-    """
-    size = len(starts)
+def gathered(buffer: UInt8, starts: Int64, ends: Int64) -> UInt8:
+    """The bytes buffer[starts[i]:ends[i]], one behind the other; a start below zero has none."""
+    size = 0
     for i in range(len(starts)):
-        size += max(ends[i] - starts[i], 0) if starts[i] >= 0 else 0
-    lines, at = np.empty(size, np.uint8), 0
+        size += ends[i] - starts[i] if starts[i] >= 0 else 0
+    found, at = np.empty(size, np.uint8), 0
     for i in range(len(starts)):
         if starts[i] >= 0:
             for place in range(starts[i], ends[i]):
-                lines[at] = buffer[place]
+                found[at] = buffer[place]
                 at += 1
-        lines[at] = 10
-        at += 1
-    return lines
+    return found
