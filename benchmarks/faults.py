@@ -1,6 +1,7 @@
 """Faults one by one, each against a run that nothing disturbed: a table of promises and counts.
 
-    python benchmarks/faults.py boundaries [--every 1]   a death at every statement and commit of the ledger,
+    python benchmarks/faults.py boundaries [--every 1] [--postgres]
+                                                         a death at every statement and commit of the ledger,
                                                          and a commit whose acknowledgement is lost
     python benchmarks/faults.py disk                     a disk that is full for a while
     python benchmarks/faults.py clock                    a clock that jumps a day ahead and back at every look
@@ -31,7 +32,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from sqlalchemy import event
+from sqlalchemy import create_engine, event, text
 
 from monitor import logs
 from monitor.partition import OwnedPartition
@@ -51,21 +52,58 @@ BROKER_RECORDS = 20_000  # of the fuzzed ones go through a broker too
 Row = tuple[str, str, bool]  # promise, count, kept
 
 
-def undisturbed(folder: Path, messages: list[bytes]) -> tuple[str, int]:
+@contextlib.contextmanager
+def databases(folder: Path, *, postgres: bool) -> Iterator[Callable[[], str]]:
+    """Gives the URL of one empty database after the other, each with its tables made; the one before goes."""
+    if not postgres:
+
+        def file() -> str:
+            for left in folder.glob("one.db*"):
+                left.unlink()
+            return f"sqlite:///{folder / 'one.db'}"
+
+        yield file
+        return
+    server = services.Postgres().start()
+    try:
+        admin = create_engine(server.url, isolation_level="AUTOCOMMIT")
+
+        def named(name: str) -> str:
+            return str(admin.url.set(database=name).render_as_string(hide_password=False))
+
+        def made() -> str:
+            with admin.connect() as connection:
+                connection.execute(text("drop database if exists one with (force)"))
+                connection.execute(text("create database one template empty"))
+            return named("one")
+
+        with admin.connect() as connection:
+            connection.execute(text("create database empty"))
+        kit.ledger_for(named("empty")).engine.dispose()
+        yield made
+        admin.dispose()
+    finally:
+        server.stop()
+
+
+def undisturbed(folder: Path, messages: list[bytes], url: str = "") -> tuple[str, int]:
     """The database of a run without faults, and how many statements it took."""
-    ledger = kit.ledger_for(f"sqlite:///{folder / 'undisturbed.db'}")
+    ledger = kit.ledger_for(url or f"sqlite:///{folder / 'undisturbed.db'}")
     weather = kit.Weather(ledger, None, {})
     kit.run_to_end(*kit.pipeline_for(ledger, messages))
     return str(ledger.engine.url), weather.statements
 
 
 def boundaries(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
-    whole, statements = undisturbed(folder, kit.UNEVEN)
-    expected, deaths, differing = (snapshot(whole), totals(whole)), 0, 0
+    with databases(folder, postgres=options.postgres) as fresh:
+        yield from _boundaries(options, folder, fresh)
+
+
+def _boundaries(options: argparse.Namespace, folder: Path, fresh: Callable[[], str]) -> Iterator[Row]:
+    url, statements = undisturbed(folder, kit.UNEVEN, fresh())
+    expected, deaths, differing = (snapshot(url), totals(url)), 0, 0
     for dies_at in range(1, statements + 1, options.every):
-        url = f"sqlite:///{folder / 'dying.db'}"
-        for left in folder.glob("dying.db*"):
-            left.unlink()
+        url = fresh()
         for at in (dies_at, None):
             ledger = kit.ledger_for(url)
             kit.Weather(ledger, at, {})
@@ -77,7 +115,7 @@ def boundaries(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
     yield f"{deaths} deaths, at statements and commits of {statements}", f"{differing} differ", not differing
     lost, differing = 0, 0
     for n in range(1, 1_000):
-        url = f"sqlite:///{folder / f'lost-{n}.db'}"
+        url = fresh()
         ledger = kit.ledger_for(url)
         ledger.commits_left, ledger.after = n, True
         with contextlib.suppress(kit.Killed):
@@ -320,7 +358,7 @@ def main() -> int:
     parser.add_argument("section", choices=[*sections, "all"])
     parser.add_argument("--every", type=int, default=1, help="boundaries: try only every n-th statement")
     parser.add_argument("--records", type=int, default=1_000_000, help="fuzz: how many")
-    parser.add_argument("--postgres", action="store_true", help="fuzz: on PostgreSQL too")
+    parser.add_argument("--postgres", action="store_true", help="fuzz: on PostgreSQL too; boundaries: instead of SQLite")
     parser.add_argument("--bombs", type=int, default=30, help="fuzz: compression bombs, 0 = no broker")
     parser.add_argument("--corrupt", type=int, default=30, help="fuzz: corrupt batches on the broker's disk")
     parser.add_argument("--files", type=int, default=500, help="models: how many")

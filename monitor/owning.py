@@ -131,6 +131,7 @@ class Owner:
                 raise
             self._wait_for_database(error)
             return False
+        self.parts.on_committed()
         metrics.COMMITS.labels("ok").inc()
         self._retry_wait_s = RETRY_FIRST_S
         for transition in p.draft.transitions:
@@ -140,7 +141,6 @@ class Owner:
         p.committed(now_s, took_s=now_s - began_s)
         assert p.next_offset is not None
         self.parts.source.commit({p.key: p.next_offset})
-        self.parts.on_committed()
         if p.windows.watermark_ms is not None:
             self._go_on_with(p, self.parts.models.chosen(p.scorer, p.windows.watermark_ms))
         return True
