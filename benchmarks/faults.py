@@ -358,7 +358,9 @@ def main() -> int:
     parser.add_argument("section", choices=[*sections, "all"])
     parser.add_argument("--every", type=int, default=1, help="boundaries: try only every n-th statement")
     parser.add_argument("--records", type=int, default=1_000_000, help="fuzz: how many")
-    parser.add_argument("--postgres", action="store_true", help="fuzz: on PostgreSQL too; boundaries: instead of SQLite")
+    parser.add_argument(
+        "--postgres", action="store_true", help="fuzz: on PostgreSQL too; boundaries: instead of SQLite"
+    )
     parser.add_argument("--bombs", type=int, default=30, help="fuzz: compression bombs, 0 = no broker")
     parser.add_argument("--corrupt", type=int, default=30, help="fuzz: corrupt batches on the broker's disk")
     parser.add_argument("--files", type=int, default=500, help="models: how many")

@@ -12,6 +12,7 @@ import structlog
 from monitor import metrics
 from monitor.sources.base import Partition, RawBatch
 from monitor.sources.batches import pack
+from monitor.sources.kafka_client import read_widely
 from monitor.sources.record_batches import Budget, RecordBatches
 
 log = structlog.get_logger(__name__)
@@ -65,6 +66,7 @@ class BatchReader:
         from monitor.sources import cutting
 
         cutting.warm_up()
+        read_widely()
         consumer._fetcher.PartitionRecords = partial(RecordBatches, self._budget)
 
     def read(self, consumer: Any, timeout_s: float, max_records: int) -> list[RawBatch]:
