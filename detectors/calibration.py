@@ -19,7 +19,6 @@ from detectors.types import Float32, Float64, Int64
 (SEEN, EW3, EW10, EW30, LSTM_EW3, SHIFT, SINCE_HIGH, CALM) = range(8)
 # Columns of the alarm part of a state row; CALM counts down the windows for which an alarm may hold on.
 INPUTS: tuple[str, ...] = ("bias", "gbdt", "gbdt_3", "gbdt_10", "gbdt_30", "lstm", "lstm_3")
-HOLD_WINDOWS = 5
 _STEP, _SHIFT_LOW, _SHIFT_HIGH = 0.05, -1.5, 3.0
 _DECLUSTER = 30.0  # windows
 _LOGIT_CLIP = 9.0

@@ -1,7 +1,7 @@
 """What would have fired with another false-alarm budget: from the scores that are stored, without a detector.
 
 A stored score is the height of a window above its series' usual level, squashed; the height is what the
-budget's threshold is compared with (detectors/threshold.py). So the decision of every stored window can be
+budget's threshold is compared with (detectors/bar.py). So the decision of every stored window can be
 made again. One thing cannot be seen: a window that is beyond doubt (a service that fails or falls silent at
 once) is lifted above whatever threshold is in force, so under a smaller budget it may be missing here.
 """
@@ -13,12 +13,12 @@ import importlib.resources
 import json
 import math
 import struct
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
+from detectors import bar
 from monitor.clock import rfc3339
 from monitor.config import DetectionSettings
 from monitor.errors import InferwatchError
@@ -27,9 +27,6 @@ from storage import terminal
 from storage.models import ModelRegistry
 from storage.terminal import ScoredSeries
 
-WEEK_MS = 604_800_000
-MARGIN, LEARNING_WINDOWS, LEARNING_EXTRA, HOLD_BELOW, HOLD_WINDOWS = 0.6, 60, 1.0, 1.5, 5
-"""As in detectors.threshold and detectors.calibration, which load a compiler; a test holds them together."""
 _HEAD = struct.Struct("<4sI32s")
 
 
@@ -40,6 +37,12 @@ class Levels:
     version: str
     heights: tuple[float, ...]
     events_per_week: tuple[float, ...]  # at 60 s windows
+
+    def threshold(self, budget_per_week: float, window_ms: int) -> float:
+        """The height that clean series exceed `budget_per_week` times a week, in clusters."""
+        return bar.height_for(
+            self.heights, self.events_per_week, false_alarms_per_week=budget_per_week, window_ms=window_ms
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +112,14 @@ def ask(
     asked too. Raises ValueError for a `since` that is neither, InferwatchError for a model that cannot be
     read.
     """
-    newest = terminal.newest_window(engine)
-    since_ms = parse_time(since, now_ms if newest is None else newest[1])
+    newest = terminal.newest_window(engine) or (now_ms - 60_000, now_ms)
+    since_ms = parse_time(since, newest[1])
     levels = levels_of(ModelRegistry(engine).champion_artifact())
     judged = judge(
         engine,
         levels,
         [detection.false_alarms_per_week, *budgets],
+        window_ms=newest[1] - newest[0],
         since_ms=since_ms,
         series=series,
         resolve_after_windows=detection.resolve_after_windows,
@@ -128,14 +132,13 @@ def judge(
     levels: Levels,
     budgets: Sequence[float],
     *,
-    since_ms: int | None,
+    window_ms: int,
+    since_ms: int,
     series: str | None,
     resolve_after_windows: int,
 ) -> list[Judged]:
     """One answer per budget, in their order; equal budgets once each."""
-    newest = terminal.newest_window(engine)
-    window_ms = newest[1] - newest[0] if newest is not None else 60_000
-    wanted = {budget: threshold_for(levels, budget, window_ms) for budget in budgets}
+    wanted = {budget: levels.threshold(budget, window_ms) for budget in budgets}
     found: dict[float, tuple[int, list[Episode]]] = {budget: (0, []) for budget in wanted}
     least = score_of(min(wanted.values()))
     for windows in terminal.scored_series(
@@ -180,33 +183,6 @@ def levels_of(artifact: bytes | None) -> Levels:
     raise InferwatchError("the model in force holds no calibration")
 
 
-def threshold_for(levels: Levels, budget_per_week: float, window_ms: int) -> float:
-    """The height that clean series exceed `budget_per_week` times a week, in clusters."""
-    wanted = math.log(MARGIN * budget_per_week * 10_080.0 / (WEEK_MS / window_ms))
-    logs: list[float] = []
-    for events in levels.events_per_week:
-        log = math.log(max(events, 1e-9))
-        logs.append(min(log, logs[-1]) if logs else log)
-    heights = levels.heights
-    if wanted >= logs[0]:
-        return heights[0]
-    if wanted >= logs[-1]:
-        return _between([-log for log in logs], heights, -wanted)
-    slope = min((logs[-1] - logs[-6]) / (heights[-1] - heights[-6]), -0.05)
-    return heights[-1] + (wanted - logs[-1]) / slope
-
-
-def _between(xs: Sequence[float], ys: Sequence[float], x: float) -> float:
-    """Linear between ascending points."""
-    right = bisect_left(xs, x)
-    if right == 0:
-        return ys[0]
-    left = right - 1
-    if xs[right] == xs[left]:
-        return ys[right]
-    return ys[left] + (ys[right] - ys[left]) * (x - xs[left]) / (xs[right] - xs[left])
-
-
 def height_of(score: float) -> float:
     """The height that a stored score in [0, 1] was squashed from."""
     bounded = min(max(score, 1e-17), 1.0 - 1e-16)
@@ -223,9 +199,9 @@ def alarms(scores: Sequence[float], windows_before: int, threshold: float) -> li
     found, hold = [], 0
     for number, score in enumerate(scores, start=windows_before + 1):
         height = height_of(score)
-        bar = threshold + (LEARNING_EXTRA if number <= LEARNING_WINDOWS else 0.0)
-        alarm = height > bar or (hold > 0 and height > bar - HOLD_BELOW)
-        hold = HOLD_WINDOWS if alarm else max(hold - 1, 0)
+        needed = threshold + (bar.LEARNING_EXTRA if number <= bar.LEARNING_WINDOWS else 0.0)
+        alarm = height > needed or (hold > 0 and height > needed - bar.HOLD_BELOW)
+        hold = bar.HOLD_WINDOWS if alarm else max(hold - 1, 0)
         found.append(alarm)
     return found
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detectors import fitting
+from detectors import bar, fitting
 from detectors.calibration import Calibration
 from detectors.ensemble import Ensemble
 from detectors.threshold import height_for
@@ -37,6 +37,24 @@ def test_longer_windows_need_less_height(budget: float, window_ms: int) -> None:
     now = height_for(PRIOR, false_alarms_per_week=budget, window_ms=window_ms)
     longer = height_for(PRIOR, false_alarms_per_week=budget, window_ms=2 * window_ms)
     assert longer <= now
+
+
+@given(
+    st.lists(st.floats(0.001, 1e4), min_size=2, max_size=9),
+    st.lists(st.floats(0.01, 3.0), min_size=2, max_size=9),
+    st.floats(0.01, 100.0),
+)
+def test_a_table_of_any_size_gives_a_height(events: list[float], steps: list[float], budget: float) -> None:
+    """Between two levels it lies between them; a rarer event than the table knows lies above it."""
+    n = min(len(events), len(steps))
+    events, levels = sorted(events[:n], reverse=True), np.cumsum(steps[:n]).tolist()
+    found = bar.height_for(levels, events, false_alarms_per_week=budget, window_ms=WINDOW_MS)
+    wanted = 0.6 * budget
+    assert found >= levels[0] - 1e-9
+    assert (found > levels[-1]) == (wanted < events[-1] * (1 - 1e-12)) or wanted == pytest.approx(events[-1])
+    for low, high, often, seldom in zip(levels, levels[1:], events, events[1:], strict=False):
+        if often > wanted > seldom:
+            assert low - 1e-9 <= found <= high + 1e-9
 
 
 @given(st.lists(st.floats(-50, 50), min_size=2, max_size=50))

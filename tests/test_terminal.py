@@ -30,7 +30,7 @@ from monitor.errors import InferwatchError
 from monitor.incidents import make_fold
 from monitor.output import age, number
 from monitor.people import people
-from monitor.what_if import alarms, episodes, height_of, levels_of, score_of, threshold_for
+from monitor.what_if import alarms, episodes, height_of, levels_of, score_of
 from storage import queries
 from storage.engine import connect, upgrade
 from storage.ledger import Ledger
@@ -304,7 +304,7 @@ def test_the_threshold_of_a_budget_is_the_detectors_own(window_s: int) -> None:
     for budget in (0.001, 0.01, 0.3, 1.0, 2.5, 10.0, 100.0):
         prior = Ensemble.prior(false_alarms_per_week=budget, window_ms=window_s * 1000)
         theirs = height_for(prior.calibration, false_alarms_per_week=budget, window_ms=window_s * 1000)
-        assert threshold_for(levels, budget, window_s * 1000) == pytest.approx(theirs, rel=1e-9)
+        assert levels.threshold(budget, window_s * 1000) == pytest.approx(theirs, rel=1e-9)
         assert (levels.version, prior.threshold) == (prior.version, pytest.approx(theirs))
 
 
@@ -351,7 +351,7 @@ def test_decisions_made_again_from_scores_are_those_of_the_detectors(
     """The oracle: the same windows judged by an ensemble with each budget."""
     scores, _ = _judged_by_the_detectors(scored_with)
     _, flags = _judged_by_the_detectors(asked)
-    threshold = threshold_for(levels_of(None), asked, WINDOW_MS)
+    threshold = levels_of(None).threshold(asked, WINDOW_MS)
     assert alarms(scores, 0, threshold) == flags
     assert 0 < sum(flags) < len(flags)
 
