@@ -132,7 +132,8 @@ def measured(work: Callable[[], int], *, warm: Callable[[], int] | None = None) 
 
 
 def one(name: str, bootstrap: str, topic: str, folder: Path, shape: tuple[int, int, int]) -> dict[str, Any]:
-    """One contender in this process. A short run first, so that compiled code and models are loaded."""
+    """One contender in this process. A short run first, so that compiled code and models are loaded; behind it
+    the collector of garbage is kept out of the way, as `inferwatch run` and `replay` do."""
     wanted = shape[0]
     consume = {"kafka-python": consume_poll, "confluent": consume_confluent}
     if name.startswith("consume "):
@@ -143,6 +144,7 @@ def one(name: str, bootstrap: str, topic: str, folder: Path, shape: tuple[int, i
         return measured(lambda: decode_only(folder / "log.jsonl"))
     from monitor.sources.file import FileSource
     from monitor.sources.opening import kafka_source
+    from monitor.warming import spare_the_collector
     from storage.engine import connect, upgrade
 
     with tempfile.TemporaryDirectory() as cold, tempfile.TemporaryDirectory() as directory:
@@ -154,11 +156,14 @@ def one(name: str, bootstrap: str, topic: str, folder: Path, shape: tuple[int, i
             settings = settings_for(kafka_options(bootstrap, topic, name.removeprefix("whole ")), place)
             return whole_path(settings, kafka_source(settings.source), records)
 
+        def warm() -> int:
+            found = run_in(cold, "warm.jsonl", 10_000)
+            spare_the_collector()
+            return found
+
         for place in (cold, directory):  # a daemon finds its tables made, too
             upgrade(connect(f"sqlite:///{place}/bench.db"))
-        result = measured(
-            lambda: run_in(directory, "log.jsonl", wanted), warm=lambda: run_in(cold, "warm.jsonl", 10_000)
-        )
+        result = measured(lambda: run_in(directory, "log.jsonl", wanted), warm=warm)
         truth = load.truth(load.make(*shape))
         result["windows_right"] = check(directory, truth, unfinished=2 * shape[1])
     return result
