@@ -132,8 +132,8 @@ def measured(work: Callable[[], int], *, warm: Callable[[], int] | None = None) 
 
 
 def one(name: str, bootstrap: str, topic: str, folder: Path, shape: tuple[int, int, int]) -> dict[str, Any]:
-    """One contender in this process. A short run first, so that compiled code and models are loaded; behind it
-    the collector of garbage is kept out of the way, as `inferwatch run` and `replay` do."""
+    """One contender in this process. A short run first, so that compiled code and models are loaded; the
+    collector of garbage is kept out of the way, as `inferwatch run` and `replay` do."""
     wanted = shape[0]
     consume = {"kafka-python": consume_poll, "confluent": consume_confluent}
     if name.startswith("consume "):
