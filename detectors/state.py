@@ -188,13 +188,13 @@ class SeriesStates:
             marked, body = np.flatnonzero(bits), body[marks:]
         if len(body) < 4 * len(marked):
             raise ValueError("a series state is damaged")
-        numbers, names = np.frombuffer(body, "<f4", len(marked)), body[4 * len(marked) :]
+        numbers, names = np.frombuffer(body, "<f4", len(marked)), body[4 * len(marked) :].decode()
         row = self._row_of[series] if series in self._row_of else self._add(series)
         self.data[row] = self._fresh
         same_lstm = tag == self._lstm_tag and lstm_width == self.lstm_width
         kept = marked < (width if same_lstm else FIXED_WIDTH)
         self.data[row, marked[kept]] = numbers[kept]
-        listed = names.decode().split("\0") if count else []
+        listed = names.split("\0") if count else []
         self._metrics[row] = {name: slot for slot, name in enumerate(listed)}
 
     def drop(self, series: str) -> None:

@@ -11,6 +11,7 @@ from monitor.config import Settings
 from monitor.gaps import apart_id
 from monitor.models import Models
 from monitor.partition import Draft, OwnedPartition
+from monitor.recall import recall, series_info
 from monitor.rollouts import Rollouts
 from monitor.sources.base import Assigned, Partition, Source
 from monitor.stalls import Silence, stall_alert
@@ -18,7 +19,7 @@ from monitor.windows import PartitionWindows, SeriesInfo
 from storage.drift import stored_windows
 from storage.facts import Facts
 from storage.ledger import Ledger
-from storage.types import Claim, SeriesRow, StoredWindow
+from storage.types import Claim, StoredWindow
 
 LOSS_WAIT_S, MAX_LOSS_WAIT_S = 10.0, 300.0
 APART = "series_suffix {}"  # the fact that series of a partition have names of their own
@@ -88,10 +89,8 @@ def load_partition(settings: Settings, parts: Parts, assigned: Assigned, claim: 
 
     rollouts = Rollouts(load_windows)
     for row in claim.series:
-        if row.detector_state is not None:
-            states.load(row.series, row.detector_state)
-        if row.rollout_state is not None:
-            rollouts.restore(row.series, row.rollout_state)
+        recall(row.series, "detector_state", row.detector_state, states.load, partition=str(key))
+        recall(row.series, "rollout_state", row.rollout_state, rollouts.restore, partition=str(key))
         if row.alert_state is not None:
             alerts[row.series] = alerting.AlertState.from_bytes(row.alert_state)
     suffix = parts.facts.recall(APART.format(key)) or ""
@@ -106,7 +105,7 @@ def load_partition(settings: Settings, parts: Parts, assigned: Assigned, claim: 
             key.topic, key.partition, [name for name in names if name not in owned.draft.parked]
         )
         owned.returning.update((row.series, row) for row in stored)
-        return [_info(row) for row in [*drafted, *stored]]
+        return [series_info(row, partition=str(key)) for row in [*drafted, *stored]]
 
     windows = PartitionWindows(
         settings.window,
@@ -115,7 +114,7 @@ def load_partition(settings: Settings, parts: Parts, assigned: Assigned, claim: 
         watermark_ms=claim.watermark_ms,
         next_offset=claim.next_offset,
         close_offset=claim.close_offset,
-        known=[_info(row) for row in claim.series],
+        known=[series_info(row, partition=str(key)) for row in claim.series],
         load_sketch=load_sketch,
         load_parked=load_parked,
         max_metrics=settings.record.max_metrics,
@@ -144,9 +143,3 @@ def load_partition(settings: Settings, parts: Parts, assigned: Assigned, claim: 
         if parts.ledger.has_alert(alert.alert_id, status="firing"):
             owned.stall, owned.silence.stalled = alert, True
     return owned
-
-
-def _info(row: SeriesRow) -> SeriesInfo:
-    return SeriesInfo(
-        row.series, row.model, row.endpoint, row.first_seen_ms, row.last_record_ms, row.window_state
-    )

@@ -45,6 +45,12 @@ SERIES_MOVED = Counter(
     ["how"],
     registry=REGISTRY,
 )
+MEMORY_LOST = Counter(
+    "inferwatch_series_memory_lost",
+    "Parts of a series' memory that could not be read and begin anew",
+    ["part"],
+    registry=REGISTRY,
+)
 OVERFLOW = Counter(
     "inferwatch_series_overflow_records",
     "Records counted under an overflow series, for want of a place for theirs",

@@ -14,6 +14,7 @@ import numpy as np
 
 from detectors.base import Scorer, SeriesStates
 from monitor.alerting import AlertState
+from monitor.recall import recall
 from monitor.records import RecordColumns, RejectedRecord
 from monitor.rollouts import Rollouts
 from monitor.sources.base import Assigned, Gap, Partition, RawBatch, Undecodable
@@ -207,8 +208,7 @@ class OwnedPartition:
     def take_back(self, info: SeriesInfo) -> None:
         """A parked series has records again."""
         row = self.draft.parked.pop(info.series, None) or self.returning.pop(info.series)
-        if row.detector_state is not None:
-            self.states.load(info.series, row.detector_state)
+        recall(info.series, "detector_state", row.detector_state, self.states.load, partition=str(self.key))
         self.draft.touched[info.series] = info
 
     def rebuilding(self, offset: int) -> bool:

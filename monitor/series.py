@@ -289,6 +289,11 @@ class SeriesTable:
             self._sid_of_parts.clear()
 
 
+def check_state(_: str, state: bytes) -> None:
+    """Raises ValueError for a state that this version has not written."""
+    _decode_state(state)
+
+
 def _decode_state(state: bytes) -> _State:
     try:
         decoded = _decoder.decode(state)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 
-from monitor import closing, sketch_reader
+from monitor import closing, metrics, sketch_reader
 from monitor.admission import IDLE_WINDOWS, Admission, ParkedLoader, overflow_name
 from monitor.config import WindowSettings
 from monitor.records import RecordColumns
@@ -31,6 +32,8 @@ from monitor.steps import (
 if TYPE_CHECKING:  # these load numba, which is slow and only needed where windows are built
     from monitor.aggregate import OpenWindow
     from monitor.columns import Batch
+
+log = structlog.get_logger()
 
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
@@ -337,9 +340,17 @@ class PartitionWindows:
     def _amend(
         self, at: int, name: str, parts: list[tuple[Batch, Int64]], at_ms: int
     ) -> AmendedWindow | None:
-        """None if all the records had been counted before. at_ms: event time of the change."""
+        """None if all the records had been counted before, or if the window cannot be changed any more.
+
+        at_ms: event time of the change.
+        """
         blob = self._sketch(name, at)
-        stored = None if blob is None else sketch_reader.decode(blob)
+        try:
+            stored = None if blob is None else sketch_reader.decode(blob)
+        except ValueError as error:  # damaged: the window stays as it is, and the records are told as late
+            log.error("sketch_lost", series=name, window_start_ms=at, error=str(error)[:300])
+            metrics.MEMORY_LOST.labels("sketch").inc()
+            return None
         admitted = [] if stored is None else stored[0].metric_names
         window = self._new_window(at, self.window_ms, self._max_metrics, admitted)
         for batch, chosen in parts:

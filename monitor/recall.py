@@ -1,0 +1,40 @@
+"""Getting back what was remembered of a series, and what happens where that cannot be read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+
+from monitor import metrics
+from monitor.series import SeriesInfo, check_state
+from storage.types import SeriesRow
+
+log = structlog.get_logger()
+
+
+def recall(
+    series: str, part: str, state: bytes | None, restore: Callable[[str, bytes], None], *, partition: str
+) -> bool:
+    """Restore one part of a series' memory, if there is one; False where it begins anew.
+
+    Bytes that are damaged, or of a version that had another layout, cost this series what it had learned, and
+    nobody else anything: a partition that cannot be claimed would be blind for all of its series.
+    """
+    if state is None:
+        return True
+    try:
+        restore(series, state)
+    except ValueError as error:
+        log.error("memory_lost", series=series, part=part, partition=partition, error=str(error)[:300])
+        metrics.MEMORY_LOST.labels(part).inc()
+        return False
+    return True
+
+
+def series_info(row: SeriesRow, *, partition: str) -> SeriesInfo:
+    """What the windows of a partition want to know of a stored series."""
+    state = row.window_state
+    if not recall(row.series, "window_state", state, check_state, partition=partition):
+        state = None
+    return SeriesInfo(row.series, row.model, row.endpoint, row.first_seen_ms, row.last_record_ms, state)
