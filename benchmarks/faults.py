@@ -5,7 +5,8 @@
                                                          and a commit whose acknowledgement is lost
     python benchmarks/faults.py disk                     a disk that is full for a while
     python benchmarks/faults.py clock                    a clock that jumps a day ahead and back at every look
-    python benchmarks/faults.py fuzz [--records 1000000] [--postgres] [--bombs 30] [--corrupt 30]
+    python benchmarks/faults.py fuzz [--records 1000000] [--postgres] [--through-broker 20000]
+                              [--bombs 30] [--corrupt 30]
                                                          mutated records of every kind; some of them again
                                                          through a broker, among batches that cannot be read
     python benchmarks/faults.py models [--files 500]     damaged model files
@@ -48,7 +49,6 @@ from tests.logs import BAD_LINES, START_MS, lines
 KEY = Partition("memory", 0)
 DAY_MS = 86_400_000
 FUZZED_MS = 3_600_000  # event time of the log that is mutated
-BROKER_RECORDS = 20_000  # of the fuzzed ones go through a broker too
 Row = tuple[str, str, bool]  # promise, count, kept
 
 
@@ -285,7 +285,7 @@ def fuzz(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
     if options.bombs:
         from benchmarks.bad_batches import through_a_broker
 
-        few = list(fuzzed(min(options.records, BROKER_RECORDS), options.seed))
+        few = list(fuzzed(min(options.records, options.through_broker), options.seed))
         yield from through_a_broker(
             folder, few, bombs=options.bombs, doomed=options.corrupt, seed=options.seed,
             postgres_url=servers[0].url if servers else "",
@@ -360,6 +360,9 @@ def main() -> int:
     parser.add_argument("--records", type=int, default=1_000_000, help="fuzz: how many")
     parser.add_argument(
         "--postgres", action="store_true", help="fuzz: on PostgreSQL too; boundaries: instead of SQLite"
+    )
+    parser.add_argument(
+        "--through-broker", type=int, default=20_000, help="fuzz: how many of them go through a broker too"
     )
     parser.add_argument("--bombs", type=int, default=30, help="fuzz: compression bombs, 0 = no broker")
     parser.add_argument("--corrupt", type=int, default=30, help="fuzz: corrupt batches on the broker's disk")
