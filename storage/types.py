@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from storage.names import FEATURE_COLUMNS as FEATURE_COLUMNS
 from storage.names import DatabaseInUse as DatabaseInUse
 from storage.names import DatabaseUrlError as DatabaseUrlError
@@ -46,7 +44,8 @@ class Claim:
     topic_changed: bool = False  # the stored topic id differs: the topic was deleted and made anew
 
 
-class SeriesRow(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class SeriesRow:
     series: str
     model: str
     endpoint: str
