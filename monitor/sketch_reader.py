@@ -15,14 +15,20 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from monitor.sketches import GRID_CELLS, HISTOGRAMS, SUMS, Aggregate, Histograms, Slices
-
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
-UInt8 = npt.NDArray[np.uint8]
-UInt16 = npt.NDArray[np.uint16]
-UInt32 = npt.NDArray[np.uint32]
-UInt64 = npt.NDArray[np.uint64]
+from monitor.sketches import (
+    GRID_CELLS,
+    HISTOGRAMS,
+    SUMS,
+    Aggregate,
+    Float64,
+    Histograms,
+    Int64,
+    Slices,
+    UInt8,
+    UInt16,
+    UInt32,
+    UInt64,
+)
 
 FORMAT = 4  # up to 3 it was an array of msgpack
 HEADER = struct.Struct("<BBBBHHII")

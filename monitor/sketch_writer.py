@@ -11,14 +11,7 @@ import numpy.typing as npt
 
 from monitor.sketch_reader import FORMAT, GRID_BYTES, HEADER, MASK_BYTES, N_NUMBERS, SILENT
 from monitor.sketches import HISTOGRAMS, Aggregate
-from monitor.tables import compiled
-
-Float64 = npt.NDArray[np.float64]
-Int64 = npt.NDArray[np.int64]
-UInt8 = npt.NDArray[np.uint8]
-UInt16 = npt.NDArray[np.uint16]
-UInt32 = npt.NDArray[np.uint32]
-UInt64 = npt.NDArray[np.uint64]
+from monitor.tables import Float64, Int64, UInt8, UInt16, UInt32, UInt64, compiled
 
 _HEADER_BYTES = HEADER.size
 
