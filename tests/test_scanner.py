@@ -131,6 +131,30 @@ PLAIN: dict[str, Any] = {
 }
 
 
+def test_rows_that_look_like_the_one_before_up_to_a_point() -> None:
+    """Names are guessed from the row before: what differs in the last byte, or ends too early, is not."""
+    usual = b'{"timestamp":1767225600,"model":"m","latency_ms":12.5,"tenant":"t","output_tokens":7}'
+    long = {"timestamp": 1767225600, "model": "m", **{f"unknown_{i}": i for i in range(60)}, "tenant": "t"}
+    others = [
+        usual,
+        usual.replace(b'"tenant"', b'"tenanu"'),
+        usual.replace(b'"latency_ms":', b'"latency_ms": '),
+        usual.replace(b'"latency_ms":12.5,"tenant":"t"', b'"tenant":"t","latency_ms":12.5'),
+        usual.replace(b'"tenant"', b'"model"'),
+        usual[: usual.index(b'"tenant"') + 9],
+        usual[: usual.index(b'"tenant"') + 5],
+        usual.replace(b',"tenant":"t"', b""),
+        b'{"timestamp":1767225600,"model":"m"}',
+        json.dumps(long).encode(),
+        json.dumps(long, separators=(",", ":")).encode(),
+    ]
+    for other in others:
+        agree([usual, other, usual, other, other, usual])
+    columns, rejected, left = decode([usual] * 3 + [others[3]] + [usual] * 3)
+    assert not rejected and left == 0
+    assert columns.numbers["latency_ms"].tolist() == [12.5] * 7
+
+
 @pytest.mark.parametrize("style", range(8))
 def test_the_common_shape_never_reaches_msgspec(style: int) -> None:
     assert agree([written({**PLAIN, "tenant": f"t{i % 3}"}, style) for i in range(50)]) == 0
