@@ -11,7 +11,7 @@ from kafka import KafkaAdminClient
 from tests import services
 from tests.audit import Promise
 from tests.daemons import totals
-from tests.fleet import Fleet
+from tests.fleet import SESSION_S, Fleet
 from tests.trickle import end_offsets
 
 FIRST_RECORD_S = 5.0  # behind a fresh client's success
@@ -56,7 +56,7 @@ class Outages:
     ) -> None:
         """Killed or hanging for `down_s`, while who is in the group and what memory they take is watched."""
         fleet.faults[f"PostgreSQL {'hanging' if hang else 'down'} for {down_s:g} s"] += 1
-        members, before = group_members(broker), memory_mb(fleet)
+        members, before = settled_members(broker, fleet), memory_mb(fleet)
         if hang:
             postgres.pause()
         else:
@@ -119,6 +119,17 @@ def group_members(broker: services.Broker) -> set[str]:
         return {member["member_id"] for member in admin.describe_groups([GROUP])[GROUP]["members"]}
     finally:
         admin.close()
+
+
+def settled_members(broker: services.Broker, fleet: Fleet) -> set[str]:
+    """Who is in the group, once nobody is in it any more who was killed, or stopped for too long."""
+    found = group_members(broker)
+    for _ in range(6):
+        time.sleep(SESSION_S + 1.0)
+        before, found = found, group_members(broker)
+        if found == before and len(found) == len(fleet.running()):
+            break
+    return found
 
 
 def memory_mb(fleet: Fleet) -> dict[int, float]:

@@ -17,7 +17,7 @@ from monitor.attention import Attention
 from monitor.clock import Clock, SystemClock, rfc3339
 from monitor.config import Settings
 from monitor.models import TrainedModels, load_scorer
-from storage.engine import connect, upgrade
+from storage.engine import connect, is_transient, upgrade
 from storage.ledger import Ledger
 from storage.models import ModelRegistry
 from storage.models import SeriesHistory as StoredHistory
@@ -76,12 +76,35 @@ def schedule(
 
     ledger.attend(clock.now_ms())
     scheduler.add_job(heartbeat, "interval", seconds=HEARTBEAT_S, id="heartbeat")
-    scheduler.add_job(fold, "interval", seconds=FOLD_S, id="incidents of partitions that wait for others")
-    scheduler.add_job(attend, "interval", seconds=ATTENTION_S, id="what event time brings about")
-    scheduler.add_job(models.tick, "interval", seconds=TRAINING_CHECK_S, id="training")
-    scheduler.add_job(retention, "interval", seconds=RETENTION_S, id="retention")
+    for name, job, every_s in (
+        ("incidents of partitions that wait for others", fold, FOLD_S),
+        ("what event time brings about", attend, ATTENTION_S),
+        ("training", models.tick, TRAINING_CHECK_S),
+        ("retention", retention, RETENTION_S),
+    ):
+        scheduler.add_job(patient(name, job), "interval", seconds=every_s, id=name)
     scheduler.start()
     return scheduler
+
+
+def patient(name: str, job: Callable[[], None]) -> Callable[[], None]:
+    """The job, which waits for its next turn while the database is away and says so once per outage."""
+    away = False
+
+    def run() -> None:
+        nonlocal away
+        try:
+            job()
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            if not away:
+                log.warning("job_postponed", job=name, error=str(error).splitlines()[0][:300])
+            away = True
+        else:
+            away = False
+
+    return run
 
 
 def train_at(settings: Settings, trained_at_ms: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from tests.daemons import Daemon, rows
 from tests.forks import Forks
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+SESSION_S = 6
 STOP_S = 9.0  # longer than the session and the time a rebalance takes
 OWNERS = "select owner from partitions where owner is not null"
 
@@ -23,7 +24,7 @@ OWNERS = "select owner from partitions where owner is not null"
 def write_config(path: Path, *, bootstrap: str, topic: str, group: str, database: str, webhook: str) -> Path:
     path.write_text(
         f'[source]\nbootstrap_servers = "{bootstrap}"\ntopics = ["{topic}"]\ngroup_id = "{group}"\n'
-        f'session_timeout_s = 6\n[database]\nurl = "{database}"\ncommit_interval_s = 0.3\n'
+        f'session_timeout_s = {SESSION_S}\n[database]\nurl = "{database}"\ncommit_interval_s = 0.3\n'
         "[http]\nenabled = false\n[delivery]\ntimeout_s = 1\n[training]\nenabled = false\n"
         f'[channels.audit]\nurl = "{webhook}"\nsecret = "{SECRET}"\nallow_private = true\n'
     )
