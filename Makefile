@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 3  # of the tests, one more than two cores: many wait for a broker, a browser or a clock
-.PHONY: setup demo test lint bench docs clean
+.PHONY: setup demo test lint bench docs promises clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -39,6 +39,9 @@ bench: setup  ## short forms of the speed benchmarks; results in benchmarks/resu
 	$(BIN)/python -m benchmarks.queries
 	$(BIN)/python -m benchmarks.live --series 1000 --windows 6
 	$(BIN)/python -m benchmarks.retraining --days 1 --records 100000 --logs 6
+
+promises: setup  ## every promise of docs/reliability.md put to the test, in full: takes hours
+	$(BIN)/python -m benchmarks.promises
 
 clean:  ## remove what was built
 	rm -rf $(VENV) build dist site .cache .pytest_cache .mypy_cache .ruff_cache
