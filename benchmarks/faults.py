@@ -33,7 +33,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from sqlalchemy import create_engine, event, text
+from sqlalchemy import event
 
 from monitor import logs
 from monitor.partition import OwnedPartition
@@ -64,24 +64,19 @@ def databases(folder: Path, *, postgres: bool) -> Iterator[Callable[[], str]]:
 
         yield file
         return
-    server = services.Postgres().start()
+    server, before = services.Postgres().start(), ""
     try:
-        admin = create_engine(server.url, isolation_level="AUTOCOMMIT")
+        template = services.create_database(server.url)
+        kit.ledger_for(template).engine.dispose()
 
-        def named(name: str) -> str:
-            return str(admin.url.set(database=name).render_as_string(hide_password=False))
+        def copy() -> str:
+            nonlocal before
+            if before:
+                services.drop_database(server.url, before)
+            before = services.create_database(server.url, template.rpartition("/")[2])
+            return before
 
-        def made() -> str:
-            with admin.connect() as connection:
-                connection.execute(text("drop database if exists one with (force)"))
-                connection.execute(text("create database one template empty"))
-            return named("one")
-
-        with admin.connect() as connection:
-            connection.execute(text("create database empty"))
-        kit.ledger_for(named("empty")).engine.dispose()
-        yield made
-        admin.dispose()
+        yield copy
     finally:
         server.stop()
 

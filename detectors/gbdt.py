@@ -58,15 +58,11 @@ class Forest:
 
     text: str
 
-    @cached_property
-    def _tables(self) -> _Tables:
-        return _tables(self.text)
-
     def logit(self, x: Float32) -> Float64:
         """x: [m, N_FEATURES] -> [m] log-odds of an anomaly."""
         out = np.zeros(len(x))
         width = min(LANES, -(-len(x) // 16) * 16)
-        _add_leaves(x, *self._tables, out, width)
+        _add_leaves(x, *_tables(self.text), out, width)
         return out
 
     @cached_property

@@ -24,11 +24,8 @@ from detectors.types import Float32, Int64
 
 ALARM_WIDTH = 16  # see detectors/calibration.py
 FIXED_WIDTH = BASELINE_WIDTH + ALARM_WIDTH
-_WHOLE, _BYTES, _FORMAT = (
-    1,
-    2,
-    3,
-)  # 1: every number of the row; 2: marks filled up to bytes; both with SHA-256
+_WHOLE, _BYTES, _FORMAT = 1, 2, 3
+"""1 holds every number of the row, 2 has marks filled up to bytes; both are sealed with SHA-256."""
 _HEADER = struct.Struct("<4sBI8sHH")  # magic, format, layout, LSTM version, LSTM width, names
 _CHECK = struct.Struct("<II")  # between header and body: the CRC-32C of both, bytes of the body
 _MAGIC = b"iwst"

@@ -152,8 +152,7 @@ def _copy(out: UInt8, at: int, source: UInt8, begin: int, end: int) -> int:
 
 
 @compiled
-def _put_header(p: _Parts, row: int, out: UInt8, at: int) -> int:
-    in_buckets, in_slices = _widths(p, row)
+def _put_header(p: _Parts, row: int, in_buckets: int, in_slices: int, out: UInt8, at: int) -> int:
     measured = 0
     for m in range(p.metric_counts.shape[1]):
         measured += p.metric_counts[row, m] > 0.0
@@ -170,11 +169,11 @@ def _put_header(p: _Parts, row: int, out: UInt8, at: int) -> int:
 @compiled
 def _put_numbers(p: _Parts, row: int, out: UInt8, at: int) -> int:
     """Which sums and extremes say something, what they are, and the grid."""
-    numbers, silent = p.numbers.reshape(-1).view(np.uint8), SILENT
+    numbers = p.numbers.reshape(-1).view(np.uint8)
     mask, place = np.uint64(0), at
     at += MASK_BYTES
     for i in range(N_NUMBERS):
-        if p.numbers[row, i] != silent[i]:
+        if p.numbers[row, i] != SILENT[i]:
             mask |= np.uint64(1) << np.uint64(i)
             begin = 8 * (row * N_NUMBERS + i)
             at = _copy(out, at, numbers, begin, begin + 8)
@@ -186,9 +185,8 @@ def _put_numbers(p: _Parts, row: int, out: UInt8, at: int) -> int:
 
 
 @compiled
-def _put_entries(p: _Parts, row: int, out: UInt8, at: int) -> int:
-    """Histograms, request keys and pairs."""
-    width, _ = _widths(p, row)
+def _put_entries(p: _Parts, row: int, width: int, out: UInt8, at: int) -> int:
+    """Histograms, request keys and pairs; width: bytes of a count."""
     first, end = p.histogram_bounds[row * HISTOGRAMS], p.histogram_bounds[(row + 1) * HISTOGRAMS]
     for h in range(row * HISTOGRAMS, (row + 1) * HISTOGRAMS):
         at = _put(out, at, p.histogram_bounds[h + 1] - p.histogram_bounds[h], 2)
@@ -200,9 +198,8 @@ def _put_entries(p: _Parts, row: int, out: UInt8, at: int) -> int:
 
 
 @compiled
-def _put_slices(p: _Parts, row: int, out: UInt8, at: int) -> int:
-    """Fields, counts, latencies and texts of the slices."""
-    _, width = _widths(p, row)
+def _put_slices(p: _Parts, row: int, width: int, out: UInt8, at: int) -> int:
+    """Fields, counts, latencies and texts of the slices; width: bytes of a count."""
     first, end = p.slice_bounds[row], p.slice_bounds[row + 1]
     at = _copy(out, at, p.slice_fields, first, end)
     for i in range(first, end):
@@ -237,8 +234,9 @@ def _put_metrics(p: _Parts, row: int, out: UInt8, at: int) -> None:
 def _write(p: _Parts, bounds: Int64, out: UInt8) -> None:
     """Row r into out[bounds[r]:bounds[r + 1]]."""
     for row in range(len(bounds) - 1):
-        at = _put_header(p, row, out, bounds[row])
+        in_buckets, in_slices = _widths(p, row)
+        at = _put_header(p, row, in_buckets, in_slices, out, bounds[row])
         at = _put_numbers(p, row, out, at)
-        at = _put_entries(p, row, out, at)
-        at = _put_slices(p, row, out, at)
+        at = _put_entries(p, row, in_buckets, out, at)
+        at = _put_slices(p, row, in_slices, out, at)
         _put_metrics(p, row, out, at)

@@ -173,6 +173,7 @@ def _newest(batches: Iterable[ScoredWindows]) -> dict[str, _Newest]:
     newest: dict[str, tuple[int, float, bool]] = {}
     for batch in sorted(batches, key=lambda each: each.window_start_ms):
         windows.update(batch.series)
-        said = zip(repeat(batch.window_start_ms), batch.score.tolist(), batch.is_anomalous.tolist())
-        newest.update(zip(batch.series, said, strict=False))
+        start = repeat(batch.window_start_ms, len(batch.series))
+        said = zip(start, batch.score.tolist(), batch.is_anomalous.tolist(), strict=True)
+        newest.update(zip(batch.series, said, strict=True))
     return {series: _Newest(windows[series], *last) for series, last in newest.items()}
