@@ -37,7 +37,6 @@ from detectors.layout import (
     H_IN_XY,
     H_OUT_XX,
     H_OUT_XY,
-    LAST,
     LOCAL_LOG_VAR,
     LOCAL_MEAN,
     LOCAL_POOL,
@@ -47,14 +46,12 @@ from detectors.layout import (
     N_HORIZONS,
     N_RECENT_SUMS,
     POOL,
-    PROFILE,
-    PROFILE_SEEN,
     SEEN,
     SIDES,
     WIDTH,
     Z_CLIP,
 )
-from detectors.learning import gain, is_unused, learn, pace, usual_p
+from detectors.learning import is_unused, learn, look_up, pace, season, usual_p
 from detectors.numeric import clip, keep_largest
 from detectors.types import STATISTIC_INDEX, Float32, Float64, Int64
 
@@ -70,10 +67,16 @@ POOL_CLIP = 4.0
 
 
 def horizons(window_ms: int) -> Float64:
-    """Window length -> [two hours, a day, patience before a new normal] in windows."""
+    """Window length -> [two hours, a day, patience before a new normal, an hour] in windows; the first
+    three are kept within bounds, an hour is at least one."""
     per_hour = 3_600_000 / window_ms
     return np.array(
-        [max(20.0, 2 * per_hour), min(max(24 * per_hour, 240.0), 2880.0), max(60.0, 8 * per_hour)]
+        [
+            max(20.0, 2 * per_hour),
+            min(max(24 * per_hour, 240.0), 2880.0),
+            max(60.0, 8 * per_hour),
+            max(1.0, per_hour),
+        ]
     )
 
 
@@ -161,7 +164,7 @@ def _score_share(s: Float32, c: int, x: float, n: float, out: Float64, alphas: F
 
 
 @njit(cache=True)
-def _score_mean(s: Float32, season: float, x: float, n: float, out: Float64, alphas: Float64) -> None:
+def _score_mean(s: Float32, usual: float, x: float, n: float, out: Float64, alphas: Float64) -> None:
     if n <= 0 or s[SEEN] <= 0:
         out[0], out[5] = 0.0, 0.0
         _pool(s, 0.0, 0.0, out, alphas)
@@ -171,7 +174,7 @@ def _score_mean(s: Float32, season: float, x: float, n: float, out: Float64, alp
         return
     spread = np.exp(s[LOG_A]) + np.exp(s[LOG_B]) / n
     spread *= 1.0 + 1.0 / s[SEEN]
-    r = x - s[MU] - season
+    r = x - s[MU] - usual
     out[0] = clip(r / np.sqrt(spread), Z_CLIP)
     bounded = clip(out[0], POOL_CLIP)  # one wild window is a spike, not a change of level
     _pool(s, bounded / np.sqrt(spread), 1.0 / spread, out, alphas)
@@ -225,7 +228,8 @@ def advance(
 ) -> None:
     """Score windows against the baselines, then learn from them.
 
-    values, counts: [m, statistics]; rows: [m] into state [capacity, STATE_WIDTH]; hour: 0..23 UTC;
+    values, counts: [m, statistics]; rows: [m] into state [capacity, STATE_WIDTH]; hour: 0..167 UTC,
+    of the week that begins on a Thursday as the epoch does;
     metric_x, metric_n: [m, k] user metrics, metric_slot: [m, k] their slot or -1.
     Out: z [m, N_SLOTS, len(FAMILIES)] and extra [m, len(COUNT_FEATURES)].
     """
@@ -242,7 +246,7 @@ def advance(
                 c = N_CHANNELS + metric_slot[i, k]
                 x[c] = metric_x[i, k]
                 n[c] = metric_n[i, k]
-        ripe = row[PROFILE_SEEN + hour] >= 5
+        look_up(row, hour, spans[3])
         usual_hour = 0.0
         for c in range(N_SLOTS):
             s = row[c * WIDTH : (c + 1) * WIDTH]
@@ -252,11 +256,10 @@ def advance(
             if KIND[c] == RATE:
                 _score_share(s, c, x[c], n[c], z[i, c], alphas)
                 continue
-            s[LAST] = row[PROFILE + hour * N_CHANNELS + c] if ripe and c < N_CHANNELS else 0.0
-            season = gain(s) * s[LAST]
+            usual = season(row, c)
             if c == 0:
-                usual_hour = np.exp(min(s[MU] + season, 20.0)) - 1.0
-            _score_mean(s, season, x[c], n[c], z[i, c], alphas)
+                usual_hour = np.exp(min(s[MU] + usual, 20.0)) - 1.0
+            _score_mean(s, usual, x[c], n[c], z[i, c], alphas)
         counting.compare(values[i, 0], usual_hour, row, extra[i])
         speed = pace(row, _top4(z[i, :, 1]), spans[2])
-        learn(x, n, z[i], extra[i], values[i, 0], row, hour, alphas, rate, speed)
+        learn(x, n, z[i], extra[i], values[i, 0], row, hour, alphas, rate, speed, spans[3])

@@ -109,7 +109,7 @@ class Ensemble:
         slots = states.metric_slots(rows, names) if names else np.empty((m, 0), np.int64)
         z = np.empty((m, N_SLOTS, len(baseline.FAMILIES)))
         extra = np.empty((m, len(counting.COUNT_FEATURES)))
-        hour = batch.window_start_ms // _HOUR_MS % 24
+        hour = batch.window_start_ms // _HOUR_MS % layout.HOURS_OF_WEEK
         values = np.ascontiguousarray(batch.values, dtype=np.float64)
         counts = np.ascontiguousarray(batch.counts, dtype=np.float64)
         spans = baseline.horizons(batch.window_ms)
@@ -135,7 +135,7 @@ class Ensemble:
         if self.lstm is None:
             return logit
         now, mask = lstm_input(z, counts)
-        angle = 2 * np.pi * hour / 24
+        angle = 2 * np.pi * (hour % layout.HOURS) / layout.HOURS
         time = np.tile(np.array([np.sin(angle), np.cos(angle)], np.float32), (len(rows), 1))
         extra = lstm_extra(z, x, logit)
         step = self.lstm.step(now, mask, time, states.data[rows, FIXED_WIDTH:], extra)

@@ -20,8 +20,8 @@ from detectors.channels import (
     RATE_PRIOR,
     published_name,
 )
-from detectors.layout import LAST, LOG_A, LOG_B, MU, POOL, SEEN, WIDTH
-from detectors.learning import gain
+from detectors.layout import LOG_A, LOG_B, MU, POOL, SEEN, WIDTH
+from detectors.learning import season
 from detectors.types import FEATURES, METRIC_PREFIX, Contribution, Float32, Float64
 
 _SOURCES = features.sources()
@@ -41,7 +41,7 @@ def expected_band(row: Float32, slot: int, n: float) -> tuple[float, float, floa
         return None
     if KIND[slot] == RATE:
         return _share_band(s, slot, n)
-    mean = _usual_level(s)
+    mean = _usual_level(row, slot)
     half = _BAND * np.sqrt(np.exp(s[LOG_A]) + np.exp(s[LOG_B]) / max(n, 1.0))
     expected, low, high = _in_own_unit(np.array([mean, mean - half, mean + half]), slot).tolist()
     return expected, low, high
@@ -68,7 +68,7 @@ def pooled(
         expected, low, high = _share_band(s, slot, weight / usual_square)
     else:
         both = 2.0 - ALPHA[h]  # the weights in `weight` are squared ones
-        mean = _usual_level(s)
+        mean = _usual_level(row, slot)
         half = _BAND * np.sqrt(usual_square / weight) / both
         four = np.array([mean + total / weight / both, mean, mean - half, mean + half])
         observed, expected, low, high = _in_own_unit(four, slot).tolist()
@@ -85,9 +85,9 @@ def _share_band(s: Float64, slot: int, n: float) -> tuple[float, float, float]:
     return float(p), float(max(p - half, 0.0)), float(min(p + half, 1.0))
 
 
-def _usual_level(s: Float64) -> float:
-    """On the channel's own scale, with what was made of the hour when the newest window was scored."""
-    return float(s[MU] + gain(s) * s[LAST])
+def _usual_level(row: Float32, slot: int) -> float:
+    """On the channel's own scale, with what was made of the time when the newest window was scored."""
+    return float(row[slot * WIDTH + MU]) + season(row, slot)
 
 
 def _in_own_unit(values: Float64, slot: int) -> Float64:

@@ -28,7 +28,11 @@ EPISODES, EPISODE_LEVELS = SIDES + 2 * N_RECENT_SUMS, 10  # how often a recent s
 N_EPISODE_KINDS = 4  # the sums over 10 and over 30 windows, each below and above
 EPISODE_PEAKS = EPISODES + N_EPISODE_KINDS * EPISODE_LEVELS  # levels that the present episode has reached
 EXPOSED = EPISODE_PEAKS + N_EPISODE_KINDS  # windows in which there could have been one
-STATE_WIDTH = EXPOSED + 1
+WEEK, HOURS_OF_WEEK = EXPOSED + 1, 168  # what ln(1 + requests) is beyond the hour of the day's usual
+WEEK_SEEN = WEEK + HOURS_OF_WEEK  # windows seen of each hour of the week, as fast as they were learned from
+WEEK_LAST, WEEK_XY, WEEK_XX = (WEEK_SEEN + HOURS_OF_WEEK + i for i in range(3))
+STATE_WIDTH = WEEK_XX + 1
+WIDTH_BEFORE_WEEKS = WEEK  # of states written by versions up to 0.1 that knew no week
 (
     H_SEEN,
     H_RATE,  # five running rates: 3, 10, 40 windows, two hours, a day

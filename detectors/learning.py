@@ -16,6 +16,7 @@ from detectors.layout import (
     H_OUT_XY,
     H_RELEARN,
     H_SEEN,
+    HOURS,
     LAST,
     LOCAL_LOG_VAR,
     LOCAL_MEAN,
@@ -30,6 +31,11 @@ from detectors.layout import (
     SEASON_XX,
     SEASON_XY,
     SEEN,
+    WEEK,
+    WEEK_LAST,
+    WEEK_SEEN,
+    WEEK_XX,
+    WEEK_XY,
     WIDTH,
 )
 from detectors.numeric import clip
@@ -56,11 +62,34 @@ def usual_p(s: Float32, c: int) -> float:
 
 
 @njit(cache=True)
-def gain(s: Float32 | Float64) -> float:
+def gain(s: Float32) -> float:
     """How far the profile of the hour has proved itself, in [0, 1]."""
     if s[SEASON_XX] <= 1e-12:
         return 0.0
     return float(min(max(s[SEASON_XY] / s[SEASON_XX], 0.0), 1.0))
+
+
+@njit(cache=True)
+def season(row: Float32, c: int) -> float:
+    """What the time makes of a channel's level, as of the newest window, on the channel's own scale."""
+    s = row[c * WIDTH : (c + 1) * WIDTH]
+    usual = gain(s) * s[LAST]
+    if c == 0 and row[WEEK_XX] > 1e-12:
+        usual += min(max(row[WEEK_XY] / row[WEEK_XX], 0.0), 1.0) * row[WEEK_LAST]
+    return float(usual)
+
+
+@njit(cache=True)
+def look_up(row: Float32, hour: int, per_hour: float) -> None:
+    """Put what is known of this hour, of the day and of the week, where `season` finds it.
+
+    The hour of the week counts from the second week on that saw most of it.
+    """
+    day_hour = hour % HOURS
+    ripe = row[PROFILE_SEEN + day_hour] >= 5
+    for c in range(N_CHANNELS):
+        row[c * WIDTH + LAST] = row[PROFILE + day_hour * N_CHANNELS + c] if ripe else 0.0
+    row[WEEK_LAST] = row[WEEK + hour] if row[WEEK_SEEN + hour] >= 0.6 * per_hour else 0.0
 
 
 @njit(cache=True)
@@ -172,6 +201,32 @@ def _learn_mean(
 
 
 @njit(cache=True)
+def _learn_week(row: Float32, x: float, hour: int, day: float, speed: float, per_hour: float) -> None:
+    """Learn what this hour of the week adds to that of the day, and whether that comes true.
+
+    One week is believed half, two weeks two thirds; later ones are forgotten over about three.
+    """
+    s = row[:WIDTH]
+    if row[H_SEEN] <= 30:
+        return
+    square = np.exp(s[LOG_A]) + np.exp(s[LOG_B])
+    sigma = np.sqrt(square)
+    left = x - s[MU] - gain(s) * s[LAST]
+    raw = row[WEEK_LAST]
+    if raw != 0.0:
+        rate = day / 7.0
+        proof = raw * clip(left, 3.0 * sigma + abs(raw))
+        if row[WEEK_XX] == 0.0:  # two hours of noise to begin with
+            row[WEEK_XX] = rate * 2.0 * per_hour * square
+        row[WEEK_XY] = (1.0 - rate) * row[WEEK_XY] + rate * proof
+        row[WEEK_XX] = (1.0 - rate) * row[WEEK_XX] + rate * raw * raw
+    slot = row[WEEK + hour]
+    step = max(1.0 / (3.0 * per_hour), 1.0 / (row[WEEK_SEEN + hour] + per_hour + 1.0)) * speed
+    row[WEEK + hour] += step * clip(left - slot, 3.0 * sigma + abs(slot))
+    row[WEEK_SEEN + hour] += speed
+
+
+@njit(cache=True)
 def _discount(s: Float32, out: Float64, rate: float) -> None:
     """Shrink the scores of a channel by how often it broke out in the last days, then count this window."""
     trust = 1.0 / np.sqrt(1.0 + 0.5 * s[OUTBREAKS])
@@ -199,8 +254,10 @@ def learn(
     alphas: Float64,
     rate: float,
     speed: float,
+    per_hour: float,
 ) -> None:
-    day = rate
+    day, week_hour = rate, hour
+    hour %= HOURS
     if row[H_RELEARN] > 0:
         rate = max(rate, 1.0 / 60.0)
     ripe = row[PROFILE_SEEN + hour] >= 5
@@ -213,8 +270,10 @@ def learn(
             _learn_share(s, c, x[c], n[c], z[c], rate, speed)
             _discount(s, z[c], day)
             continue
-        season = gain(s) * s[LAST]
-        _learn_mean(s, season, ripe and c < N_CHANNELS, x[c], n[c], NOISE_FLOOR[c], z[c], rate, speed)
+        usual = season(row, c)
+        if c == 0:
+            _learn_week(row, x[0], week_hour, day, speed, per_hour)
+        _learn_mean(s, usual, ripe and c < N_CHANNELS, x[c], n[c], NOISE_FLOOR[c], z[c], rate, speed)
         if c < N_CHANNELS and n[c] > 0 and row[H_SEEN] > 30:
             at = PROFILE + hour * N_CHANNELS + c
             sigma = np.sqrt(np.exp(s[LOG_A]) + np.exp(s[LOG_B]) / n[c])

@@ -20,6 +20,7 @@ from numba import njit
 from detectors.baseline import new_row
 from detectors.channels import CHANNELS, N_METRICS
 from detectors.layout import STATE_WIDTH as BASELINE_WIDTH
+from detectors.layout import WIDTH_BEFORE_WEEKS
 from detectors.types import Float32, Int64
 
 ALARM_WIDTH = 16  # see detectors/calibration.py
@@ -29,8 +30,16 @@ _WHOLE, _BYTES, _FORMAT = 1, 2, 3
 _HEADER = struct.Struct("<4sBI8sHH")  # magic, format, layout, LSTM version, LSTM width, names
 _CHECK = struct.Struct("<II")  # between header and body: the CRC-32C of both, bytes of the body
 _MAGIC = b"iwst"
-_LAYOUT = int.from_bytes(hashlib.sha256(repr((CHANNELS, FIXED_WIDTH)).encode()).digest()[:4], "little")
 
+
+def _layout(baseline_width: int) -> int:
+    shape = (CHANNELS, baseline_width + ALARM_WIDTH)
+    return int.from_bytes(hashlib.sha256(repr(shape).encode()).digest()[:4], "little")
+
+
+_LAYOUT = _layout(BASELINE_WIDTH)
+_WIDTHS = {_LAYOUT: BASELINE_WIDTH, _layout(WIDTH_BEFORE_WEEKS): WIDTH_BEFORE_WEEKS}
+"""Layouts that are read -> numbers of the baselines; what an older one lacks starts as in a new series."""
 
 _BLOCK = 256  # rows that are packed together
 UInt32 = npt.NDArray[np.uint32]
@@ -144,7 +153,7 @@ class SeriesStates:
         return self.dump_all([series])[0]
 
     def dump_all(self, series: Sequence[str]) -> list[bytes]:
-        """The states of many series, 2 to 12 KB each. Raises KeyError for an unknown one."""
+        """The states of many series, 2 to 13 KB each. Raises KeyError for an unknown one."""
         rows = np.array([self._row_of[name] for name in series], np.int64)
         data, fresh = self.data.view(np.uint32), self._fresh.view(np.uint32)
         width, found = len(fresh), []
@@ -172,12 +181,13 @@ class SeriesStates:
         if len(state) < start:
             raise ValueError("a series state ends inside its header")
         magic, version, layout, tag, lstm_width, count = _HEADER.unpack_from(state)
-        if magic != _MAGIC or version not in (_WHOLE, _BYTES, _FORMAT) or layout != _LAYOUT:
+        if magic != _MAGIC or version not in (_WHOLE, _BYTES, _FORMAT) or layout not in _WIDTHS:
             raise ValueError("a series state of another format")
         body = state[start:]
         if _checksum(version, state[: _HEADER.size], body) != state[_HEADER.size : start]:
             raise ValueError("a series state is damaged")
-        width = FIXED_WIDTH + lstm_width
+        own = _WIDTHS[layout]
+        width = own + ALARM_WIDTH + lstm_width
         marked = np.arange(width)
         if version != _WHOLE:
             marks = (width + 31) // 32 * 4 if version == _FORMAT else (width + 7) // 8
@@ -188,8 +198,9 @@ class SeriesStates:
         numbers, names = np.frombuffer(body, "<f4", len(marked)), body[4 * len(marked) :].decode()
         row = self._row_of[series] if series in self._row_of else self._add(series)
         self.data[row] = self._fresh
+        marked = np.where(marked < own, marked, marked + BASELINE_WIDTH - own)
         same_lstm = tag == self._lstm_tag and lstm_width == self.lstm_width
-        kept = marked < (width if same_lstm else FIXED_WIDTH)
+        kept = marked < FIXED_WIDTH + (lstm_width if same_lstm else 0)
         self.data[row, marked[kept]] = numbers[kept]
         listed = names.split("\0") if count else []
         self._metrics[row] = {name: slot for slot, name in enumerate(listed)}

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 from monitor.daemon import EXIT_FORCED
 from tests.daemons import Daemon, rows, snapshot, totals, wait_for
@@ -13,6 +14,7 @@ from tests.fleet import OWNERS, Fleet, owner_pid
 from tests.receivers import Hook
 
 EXIT_S = 5.0
+SHOWN, SHOWN_CHARACTERS = 4, 2_000  # of the rows that differ
 SETTLE_S = 300.0  # without a message or a notification: it stands still, however slow the machine is
 
 
@@ -62,7 +64,9 @@ def audit(
         promises.append(
             Promise(
                 f"{view} equals the undisturbed run",
-                f"{len(left[view]):,} rows, {missing.total()} missing, {extra.total()} not expected",
+                f"{len(left[view]):,} rows, {missing.total()} missing, {extra.total()} not expected"
+                + _shown("missing", missing)
+                + _shown("not expected", extra),
                 left[view] == expected,
             )
         )
@@ -94,6 +98,10 @@ def audit(
             )
         )
     return promises + _endings(database, fleet)
+
+
+def _shown(what: str, rows: Counter[tuple[Any, ...]]) -> str:
+    return "".join(f"\n        {what}: {str(row)[:SHOWN_CHARACTERS]}" for row in sorted(rows)[:SHOWN])
 
 
 def _endings(database: str, fleet: Fleet) -> list[Promise]:

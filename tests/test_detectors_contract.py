@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import struct
 
+import crc32c
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 
 from detectors import explain
 from detectors.baseline import FAMILIES
+from detectors.channels import CHANNELS
 from detectors.ensemble import Ensemble
-from detectors.layout import MU, WIDTH
-from detectors.state import SeriesStates
+from detectors.layout import MU, STATE_WIDTH, WIDTH, WIDTH_BEFORE_WEEKS
+from detectors.state import ALARM_WIDTH, SeriesStates
 from detectors.types import FEATURES, STATISTIC_INDEX, STATISTICS, Float64, ScoreBatch, WindowBatch
 from tests.detector_windows import WINDOW_MS, batch, scale, slow_down, windows
 
@@ -314,3 +316,61 @@ def test_a_small_lasting_shift_is_told_with_its_size(ensemble: Ensemble, name: s
     assert expected == pytest.approx(float(np.nanmean(values[:1_480, 0, place])), rel=0.05)
     assert 0.35 < (observed / expected - 1) / (factor - 1) < 1.1  # what came before it is in there too
     assert explain.pooled(row, scores, place, n=0.0) is None  # not measured now
+
+
+def _office_weeks(days: int) -> tuple[Float64, Float64]:
+    """Windows of ten minutes from a Monday on: busy by day, hardly on Saturdays and Sundays."""
+    rng = np.random.default_rng(5)
+    values, counts = windows(rng, 144 * days, requests=1.0)
+    hour, day = np.arange(144 * days) // 6 % 24, np.arange(144 * days) // 144 % 7
+    usual = np.where((hour >= 8) & (hour < 19), np.where(day < 5, 400.0, 60.0), 30.0)
+    values[:, 0] = rng.poisson(usual)
+    counts[:] = np.where(counts > 0, values[:, :1], 0.0)
+    return values, counts
+
+
+def test_a_weekend_is_expected_once_it_was_seen() -> None:
+    ten_minutes, values_counts = 600_000, _office_weeks(21)
+    ensemble = Ensemble.prior(false_alarms_per_week=1.0, window_ms=ten_minutes)
+    states = ensemble.new_states()
+    monday_ms = 4 * 86_400_000
+    expected, odd = [], []
+    for t, (v, c) in enumerate(zip(*values_counts, strict=True)):
+        window = WindowBatch(monday_ms + t * ten_minutes, ten_minutes, ["a/b"], v[None], c[None])
+        rows = states.rows(["a/b"])
+        z = ensemble.evidence(window, states, rows).z
+        band = explain.expected_band(states.data[rows[0]], 0, float(c[0]))
+        expected.append(band[0] if band is not None else np.nan)
+        odd.append(abs(float(z[0, 0, FAMILIES.index("z10")])))
+    saturdays = [slice(144 * d + 6 * 9, 144 * d + 6 * 12) for d in (5, 12, 19)]
+    off = [float(np.median(expected[s])) / 60.0 for s in saturdays]
+    assert off[0] > 2.0, "the hour of the day alone expects a working day"
+    assert off[2] < 0.6 * off[0]
+    assert off[2] < 1.6
+    assert np.mean(odd[saturdays[2]]) < 0.7 * np.mean(odd[saturdays[0]])
+    monday = slice(144 * 14 + 6 * 9, 144 * 14 + 6 * 18)
+    assert 0.6 < float(np.median(expected[monday])) / 400.0 < 1.6, "working days stay what they are"
+
+
+def test_states_from_before_the_week_was_known_are_read(ensemble: Ensemble) -> None:
+    values, counts = _services(7, 60)
+    states = ensemble.new_states()
+    _run(ensemble, values, counts, states)
+    state = states.dump("model/001")
+    head = struct.Struct("<4sBI8sHH")
+    magic, version, _, tag, lstm_width, names = head.unpack_from(state)
+    row = states.data[states.rows(["model/001"])[0]].copy()
+    before = np.concatenate([row[:WIDTH_BEFORE_WEEKS], row[STATE_WIDTH:]]).astype("<f4")
+    bits = np.zeros((len(before) + 31) // 32 * 32, np.uint8)
+    bits[: len(before)] = 1
+    body = np.packbits(bits, bitorder="little").tobytes() + before.tobytes()
+    layout = hashlib.sha256(repr((CHANNELS, WIDTH_BEFORE_WEEKS + ALARM_WIDTH)).encode()).digest()[:4]
+    own = head.pack(magic, version, int.from_bytes(layout, "little"), tag, lstm_width, names)
+    check = struct.pack("<II", crc32c.crc32c(body, crc32c.crc32c(own)), len(body))
+    states.drop("model/001")
+    states.load("model/001", own + check + body)
+    again = states.data[states.rows(["model/001"])[0]]
+    kept = np.r_[:WIDTH_BEFORE_WEEKS, STATE_WIDTH : len(row)]
+    assert np.array_equal(again[kept], row[kept])
+    assert not again[WIDTH_BEFORE_WEEKS:STATE_WIDTH].any()
+    assert row[WIDTH_BEFORE_WEEKS:STATE_WIDTH].any()
