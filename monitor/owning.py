@@ -28,6 +28,7 @@ from storage.types import Fenced, SeriesConflict
 log = structlog.get_logger()
 
 RETRY_FIRST_S, RETRY_MAX_S = 0.5, 10.0
+REST_S = 0.5  # between words about partitions that have nothing to read
 TELL_S = 5.0  # between words to the ledger about a partition that commits nothing
 QUIET_S = 10.0  # a fully read partition without records for this long holds no incident back
 
@@ -53,6 +54,7 @@ class Owner:
     turned_at_s: float = 0.0  # monotonic time of the newest sign of life, for the watchdog
     in_database: bool = False
     _told_at_work_s: float = 0.0
+    _rested_at_s: float = float("-inf")
     quiet: set[str] = field(default_factory=set)  # topics from which nothing comes
     unreachable: bool = False  # no broker has answered for `source.stalled_after_s`
 
@@ -253,15 +255,23 @@ class Owner:
             if not is_transient(error):
                 raise
 
-    def _wake_up(self) -> None:
-        """Partitions at rest that have records again say so before anything is committed: see
-        `Ledger.fold_pending`."""
+    def _tell_of_rest(self) -> None:
+        """Partitions at rest that have records again say so before anything is committed, the others that
+        they have none: see `Ledger.fold_pending`."""
         try:
             for p in self.owned.values():
                 if p.resting and p.inbox:
                     with self._database():
                         self.parts.ledger.touch(*p.place, self.parts.clock.now_ms())
                     p.resting = False
+            now_s = self.parts.clock.monotonic_s()
+            if now_s - self._rested_at_s < REST_S:
+                return
+            self._rested_at_s = now_s
+            places = [p.place for p in self.owned.values() if p.ended or self._is_at_rest(p)]
+            if places:
+                with self._database():
+                    self.parts.ledger.rests(places, self.parts.clock.now_ms())
         except Exception as error:
             if not is_transient(error):
                 raise
@@ -281,6 +291,9 @@ class Owner:
         elif self.unreachable and not lasts:
             log.info("source_reachable_again")
         self.unreachable = lasts
+
+    def _is_at_rest(self, p: OwnedPartition) -> bool:
+        return p.resting and (p.silence.stalled or self._fully_read(p))
 
     def _fully_read(self, p: OwnedPartition) -> bool:
         return stalls.is_fully_read(self.parts.source.progress().get(p.key))

@@ -69,7 +69,7 @@ class Pipeline(Owner):
             self._receive(event)
         self._mind_brokers()
         if self.parts.clock.monotonic_s() >= self._retry_at_s:
-            self._wake_up()
+            self._tell_of_rest()
             self._claim_waiting()
             self._observe()
             for p in list(self.owned.values()):

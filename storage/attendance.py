@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from storage.folding import NO_LIMIT_MS, Passed
+from storage.folding import Passed
 
-GAP_MS = 15_000
+GAP_MS = 5_000
 """Folding beside the commits that was away for longer cannot tell who stood still meanwhile."""
-REST_GRACE_MS = 900
-"""In which the owner of a partition at rest notices that it has records again."""
+ANSWERS = 2
+"""The first that is seen may have been on its way when it was asked; the next one looked at the log later."""
+
+
+@dataclass(slots=True)
+class Question:
+    """Whether those at rest are still fully read, asked when everything had come as far as `reached_ms`."""
+
+    reached_ms: int
+    at_ms: int
+    seen_ms: dict[int, int]  # partition -> when it was last heard of
+    answers: dict[int, int] = field(default_factory=dict)
+
+    def unanswered(self, resting: Mapping[int, int]) -> list[int]:
+        """One that came to rest since then has looked since then."""
+        for partition, heard_ms in resting.items():
+            if self.seen_ms.get(partition, heard_ms) != heard_ms:
+                self.seen_ms[partition] = heard_ms
+                self.answers[partition] = self.answers.get(partition, 0) + 1
+        return [p for p in resting if p in self.seen_ms and self.answers.get(p, 0) < ANSWERS]
 
 
 @dataclass(slots=True)
@@ -19,7 +38,7 @@ class Attendance:
     hold_ms: int
     since_ms: int | None = None  # from here on time counts
     at_ms: int = 0  # when it was looked last
-    _rested: tuple[int, int] = (0, -NO_LIMIT_MS)  # when it was asked how far everything is, and the answer
+    question: Question | None = None
 
     def attend(self, now_ms: int) -> None:
         self.since_ms = self.at_ms = now_ms
@@ -47,16 +66,28 @@ class Attendance:
         """How far may be folded inside a commit."""
         return passed.over_resting_ms if self.since_ms is None else passed.surely_ms
 
-    def beside_commits_ms(self, passed: Passed, now_ms: int) -> int:
-        """Over those at rest as far as everything had come when this was asked before: what one of them had
-        to bring by then, its owner has seen meanwhile, and said so (`Ledger.touch`)."""
+    def beside_commits_ms(
+        self, passed: Passed, resting: Mapping[int, int], now_ms: int
+    ) -> tuple[int, list[int]]:
+        """How far may be folded, and the partitions at rest that nobody answers for any more.
+
+        resting: partition -> when it was last heard of. Over those at rest as far as everything had come
+        when it was asked, once each has answered since: what one of them had to bring by then, its owner
+        would have seen (`Ledger.touch`, `Ledger.rests`). An owner that is dead or frozen does not answer;
+        its partition is waited for like any other.
+        """
         if self.since_ms is None:
-            return passed.over_resting_ms
-        at_ms, reached_ms = self._rested
-        if abs(now_ms - at_ms) < REST_GRACE_MS:
-            return passed.surely_ms
-        self._rested = now_ms, min(passed.over_resting_ms, passed.newest_ms)
-        return max(passed.surely_ms, min(reached_ms, passed.over_resting_ms))
+            return passed.over_resting_ms, []
+        asked, gone = self.question, []
+        if asked is not None:
+            gone = asked.unanswered(resting)
+            if gone and now_ms - max(asked.at_ms, self.since_ms) < self.hold_ms:
+                return passed.surely_ms, []
+        reached_ms = min(passed.over_resting_ms, passed.newest_ms)
+        self.question = Question(reached_ms, now_ms, dict(resting))
+        if asked is None:
+            return passed.surely_ms, []
+        return max(passed.surely_ms, min(asked.reached_ms, passed.over_resting_ms)), gone
 
     def _is_gap(self, now_ms: int) -> bool:
         return self.since_ms is not None and now_ms - self.at_ms > GAP_MS

@@ -80,6 +80,12 @@ def passed(connection: Connection, stale_before_ms: int | None, allowed_lateness
     return Passed(surely_ms, slowest_ms, int(newest))
 
 
+def any_pending(connection: Connection) -> bool:
+    """Whether any transition has not been folded."""
+    waiting = select(TRANSITIONS.c.id).where(TRANSITIONS.c.folded.is_(False)).limit(1)
+    return connection.execute(waiting).first() is not None
+
+
 def fold_pending(connection: Connection, fold: Fold, up_to_ms: int, reopen_ms: int) -> int:
     """Fold every pending transition with at_ms <= up_to_ms; returns how many.
 

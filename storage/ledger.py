@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, bindparam, delete, select, update
+from sqlalchemy import Connection, Engine, bindparam, case, delete, or_, select, update
 from sqlalchemy import text as sql_text
 
 from storage import folding, notices, schema, text
@@ -175,6 +176,17 @@ class Ledger:
             values = {"updated_at_ms": now_ms, "finished": False}
             connection.execute(update(PARTITIONS).where(_mine(topic, partition, epoch)).values(values))
 
+    def rests(self, places: Sequence[tuple[str, int, int]], now_ms: int) -> None:
+        """These (topic, partition, epoch) are as fully read as when they were finished, as of just now: to be
+        said about twice a second. Written only while transitions wait for somebody."""
+        with reading(self.engine) as connection:
+            if not folding.any_pending(connection):
+                return
+        later = case((PARTITIONS.c.updated_at_ms < now_ms, now_ms), else_=PARTITIONS.c.updated_at_ms + 1)
+        mine = or_(*(_mine(*place) for place in places)) & PARTITIONS.c.finished
+        with self.engine.begin() as connection:
+            connection.execute(update(PARTITIONS).where(mine).values(updated_at_ms=later))
+
     def finish(self, topic: str, partition: int, epoch: int, now_ms: int | None = None) -> int:
         """All there is has been read and committed: until its next commit it holds nobody's incidents back.
 
@@ -233,8 +245,10 @@ class Ledger:
         """Fold transitions that waited for a partition which stands still or is at rest; for idle times."""
         self._attendance.look(now_ms)
         with self.engine.begin() as connection:
-            up_to_ms = self._attendance.beside_commits_ms(self._passed(connection, now_ms), now_ms)
-            folded = folding.fold_pending(connection, self.fold, up_to_ms, self.reopen_ms)
+            if folding.any_pending(connection):
+                folded = self._fold_over_resting(connection, now_ms)
+            else:
+                folded, self._attendance.question = 0, None
         self._attendance.looked(now_ms)
         return folded
 
@@ -251,6 +265,16 @@ class Ledger:
         """Nobody can go on for now, as the brokers are away: everybody gets `hold_s` from now on. From any
         thread."""
         self._attendance.excuse(now_ms)
+
+    def _fold_over_resting(self, connection: Connection, now_ms: int) -> int:
+        rests = select(PARTITIONS.c.id, PARTITIONS.c.updated_at_ms).where(PARTITIONS.c.finished)
+        resting = {row.id: row.updated_at_ms for row in connection.execute(rests)}
+        passed = self._passed(connection, now_ms)
+        up_to_ms, gone = self._attendance.beside_commits_ms(passed, resting, now_ms)
+        if gone:
+            awake = update(PARTITIONS).where(PARTITIONS.c.id.in_(gone)).values(finished=False)
+            connection.execute(awake)
+        return folding.fold_pending(connection, self.fold, up_to_ms, self.reopen_ms)
 
     def _fold(self, connection: Connection, now_ms: int) -> int:
         up_to_ms = self._attendance.in_commits_ms(self._passed(connection, now_ms))

@@ -347,11 +347,15 @@ def test_a_partition_at_rest_gets_a_moment_to_say_that_it_has_records_again(
     alarm = {"series": [make_series("m/b")], "transitions": [fired("m/b", 0)]}
     assert ledger.commit(make_commit(moves, 1, 5, committed_at_ms=3_900, **alarm)).folded == 0
     assert ledger.fold_pending(4_000) == 0
+    both = [("logs", claim.partition, claim.epoch) for claim in (rests, moves)]
+    ledger.rests(both, 4_100)
+    assert ledger.fold_pending(5_000) == 0, "this answer may have been on its way"
     if not has_records:
-        assert ledger.fold_pending(5_000) == 1
+        ledger.rests(both, 5_500)
+        assert ledger.fold_pending(6_000) == 1
         return
-    ledger.touch("logs", 0, rests.epoch, 4_200)
-    for now_ms in (5_000, 6_000, 7_000):
+    ledger.touch("logs", 0, rests.epoch, 5_200)
+    for now_ms in (6_000, 7_000):
         assert ledger.fold_pending(now_ms) == 0
     earlier = {"series": [make_series("m/a")], "transitions": [fired("m/a", 0)]}
     assert ledger.commit(make_commit(rests, 1, 5, committed_at_ms=7_500, **earlier)).folded == 2
@@ -368,9 +372,76 @@ def test_time_that_is_excused_counts_for_nobody(engine: Engine) -> None:
     for now_ms in range(5_000, 120_001, 5_000):
         ledger.excuse(now_ms)
         assert ledger.fold_pending(now_ms) == 0
-    for now_ms in range(130_000, 149_999, 5_000):
+    for now_ms in range(125_000, 149_999, 5_000):
         assert ledger.fold_pending(now_ms) == 0
-    assert ledger.fold_pending(155_000) == 1 and count(engine, "incidents") == 1
+    assert ledger.fold_pending(150_000) == 1 and count(engine, "incidents") == 1
+
+
+def test_a_partition_at_rest_whose_owner_died_is_waited_for_like_any_other(engine: Engine) -> None:
+    ledger = make_ledger(engine, hold_s=30.0)
+    ledger.attend(0)
+    rests, moves = ledger.claim("logs", 0, now_ms=0), ledger.claim("logs", 1, now_ms=0)
+    for claim in (rests, moves):
+        ledger.commit(make_commit(claim, None, 1, watermark_ms=0, committed_at_ms=1_000))
+        ledger.finish("logs", claim.partition, claim.epoch)
+    alarm = {"series": [make_series("m/b")], "transitions": [fired("m/b", 0)]}
+    assert ledger.commit(make_commit(moves, 1, 5, committed_at_ms=4_000, **alarm)).folded == 0
+    for now_ms in range(4_000, 33_001, 1_000):
+        assert ledger.fold_pending(now_ms) == 0
+    again = ledger.claim("logs", 0, now_ms=33_500)
+    earlier = {"series": [make_series("m/a")], "transitions": [fired("m/a", 0)]}
+    assert ledger.commit(make_commit(again, 1, 5, committed_at_ms=33_600, **earlier)).folded == 2
+
+
+def test_a_partition_at_rest_that_nobody_takes_over_is_waited_for_once(engine: Engine) -> None:
+    ledger = make_ledger(engine, hold_s=30.0)
+    ledger.attend(0)
+    rests, moves = ledger.claim("logs", 0, now_ms=0), ledger.claim("logs", 1, now_ms=0)
+    for claim in (rests, moves):
+        ledger.commit(make_commit(claim, None, 1, watermark_ms=0, committed_at_ms=1_000))
+        ledger.finish("logs", claim.partition, claim.epoch)
+    alarm = {"series": [make_series("m/b")], "transitions": [fired("m/b", 0)]}
+    ledger.commit(make_commit(moves, 1, 5, committed_at_ms=4_000, **alarm))
+    folded_at_ms = next(now_ms for now_ms in range(4_000, 60_000, 1_000) if ledger.fold_pending(now_ms))
+    assert folded_at_ms == 34_000
+    later = {"series": [make_series("m/b")], "transitions": [fired("m/b", 1)]}
+    assert ledger.commit(make_commit(moves, 5, 9, committed_at_ms=36_000, **later)).folded == 1
+
+
+def test_a_question_of_earlier_transitions_is_asked_again(engine: Engine) -> None:
+    ledger = make_ledger(engine, hold_s=30.0)
+    ledger.attend(0)
+    rests, moves = ledger.claim("logs", 0, now_ms=0), ledger.claim("logs", 1, now_ms=0)
+    for claim in (rests, moves):
+        ledger.commit(make_commit(claim, None, 1, watermark_ms=0, committed_at_ms=1_000))
+        ledger.finish("logs", claim.partition, claim.epoch)
+    alarm = {"series": [make_series("m/b")], "transitions": [fired("m/b", 0)]}
+    ledger.commit(make_commit(moves, 1, 5, committed_at_ms=4_000, **alarm))
+    assert ledger.fold_pending(5_000) == 0
+    ledger.commit(make_commit(rests, 1, 5, watermark_ms=120_000, committed_at_ms=5_500))
+    ledger.finish("logs", 0, rests.epoch)
+    for now_ms in range(6_000, 60_000, 1_000):
+        ledger.fold_pending(now_ms)
+    later = {"series": [make_series("m/b")], "transitions": [fired("m/b", 240_000)]}
+    assert ledger.commit(make_commit(moves, 5, 9, committed_at_ms=60_000, **later)).folded == 0
+    for now_ms in range(60_000, 80_000, 1_000):
+        assert ledger.fold_pending(now_ms) == 0
+
+
+@pytest.mark.parametrize("hung_ms", [0, 14_000])
+def test_a_database_that_hung_for_less_than_the_hold_is_nobody_s_standing_still(
+    engine: Engine, hung_ms: int
+) -> None:
+    """A partition had no owner for a while, and nobody could take it while the database hung."""
+    ledger = make_ledger(engine, hold_s=30.0)
+    ledger.attend(0)
+    still, moving = ledger.claim("logs", 0, now_ms=0), ledger.claim("logs", 1, now_ms=0)
+    ledger.commit(make_commit(still, None, 1, watermark_ms=0, committed_at_ms=1_000))
+    for now_ms in range(1_000, 31_000 - hung_ms, 1_000):
+        assert ledger.fold_pending(now_ms) == 0  # the last of these hangs
+    alarm = {"series": [make_series("m/a")], "transitions": [fired("m/a", 0)]}
+    folded = ledger.commit(make_commit(moving, None, 5, committed_at_ms=31_100, **alarm)).folded
+    assert folded == (0 if hung_ms else 1)
 
 
 def test_transitions_behind_the_allowed_lateness_wait(engine: Engine) -> None:
