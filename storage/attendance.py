@@ -15,7 +15,7 @@ ANSWERS = 2
 
 @dataclass(slots=True)
 class Question:
-    """Whether those at rest are still fully read, asked when everything had come as far as `reached_ms`."""
+    """Whether those at rest are still fully read, asked when transitions up to `reached_ms` were waiting."""
 
     reached_ms: int
     at_ms: int
@@ -67,14 +67,14 @@ class Attendance:
         return passed.over_resting_ms if self.since_ms is None else passed.surely_ms
 
     def beside_commits_ms(
-        self, passed: Passed, resting: Mapping[int, int], now_ms: int
+        self, passed: Passed, newest_ms: int, resting: Mapping[int, int], now_ms: int
     ) -> tuple[int, list[int]]:
         """How far may be folded, and the partitions at rest that nobody answers for any more.
 
-        resting: partition -> when it was last heard of. Over those at rest as far as everything had come
-        when it was asked, once each has answered since: what one of them had to bring by then, its owner
-        would have seen (`Ledger.touch`, `Ledger.rests`). An owner that is dead or frozen does not answer;
-        its partition is waited for like any other.
+        newest_ms: the newest transition that waits; resting: partition -> when it was last heard of. Over
+        those at rest go transitions that waited when it was asked, once each has answered since: what one
+        of them had to bring by then, its owner would have seen (`Ledger.touch`, `Ledger.rests`). An owner
+        that is dead or frozen does not answer; its partition is waited for like any other.
         """
         if self.since_ms is None:
             return passed.over_resting_ms, []
@@ -83,8 +83,7 @@ class Attendance:
             gone = asked.unanswered(resting)
             if gone and now_ms - max(asked.at_ms, self.since_ms) < self.hold_ms:
                 return passed.surely_ms, []
-        reached_ms = min(passed.over_resting_ms, passed.newest_ms)
-        self.question = Question(reached_ms, now_ms, dict(resting))
+        self.question = Question(min(passed.over_resting_ms, newest_ms), now_ms, dict(resting))
         if asked is None:
             return passed.surely_ms, []
         return max(passed.surely_ms, min(asked.reached_ms, passed.over_resting_ms)), gone

@@ -53,9 +53,8 @@ def lock_incidents(connection: Connection) -> None:
 class Passed:
     """Event times up to which no partition will bring transitions any more."""
 
-    surely_ms: int  # those that are finished count as well, as long as any is not
+    surely_ms: int  # those that are finished count as well
     over_resting_ms: int  # unless one that is finished gets records after all
-    newest_ms: int  # the furthest watermark
 
 
 def passed(connection: Connection, stale_before_ms: int | None, allowed_lateness_ms: int) -> Passed:
@@ -66,24 +65,20 @@ def passed(connection: Connection, stale_before_ms: int | None, allowed_lateness
     if stale_before_ms is not None:
         waits &= PARTITIONS.c.updated_at_ms >= stale_before_ms
     reached = func.coalesce(PARTITIONS.c.watermark_ms, -NO_LIMIT_MS // 2)
-    slowest, resting, newest = connection.execute(
-        select(
-            func.min(case((waits, reached))),
-            func.min(case((PARTITIONS.c.finished, reached), else_=NO_LIMIT_MS)),
-            func.coalesce(func.max(PARTITIONS.c.watermark_ms), -NO_LIMIT_MS),
-        )
+    found = connection.execute(
+        select(func.min(case((waits, reached))), func.min(case((PARTITIONS.c.finished, reached))))
     ).one()
-    if slowest is None:
-        return Passed(NO_LIMIT_MS, NO_LIMIT_MS, int(newest))
-    slowest_ms = int(slowest) - allowed_lateness_ms
-    surely_ms = min(slowest_ms, int(resting) - allowed_lateness_ms)
-    return Passed(surely_ms, slowest_ms, int(newest))
+    slowest_ms, resting_ms = (
+        NO_LIMIT_MS if each is None else int(each) - allowed_lateness_ms for each in found
+    )
+    return Passed(min(slowest_ms, resting_ms), slowest_ms)
 
 
-def any_pending(connection: Connection) -> bool:
-    """Whether any transition has not been folded."""
-    waiting = select(TRANSITIONS.c.id).where(TRANSITIONS.c.folded.is_(False)).limit(1)
-    return connection.execute(waiting).first() is not None
+def newest_pending_ms(connection: Connection) -> int | None:
+    """When the newest transition was that has not been folded."""
+    newest = select(func.max(TRANSITIONS.c.at_ms)).where(TRANSITIONS.c.folded.is_(False))
+    found: int | None = connection.execute(newest).scalar_one()
+    return found
 
 
 def fold_pending(connection: Connection, fold: Fold, up_to_ms: int, reopen_ms: int) -> int:

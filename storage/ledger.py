@@ -180,7 +180,7 @@ class Ledger:
         """These (topic, partition, epoch) are as fully read as when they were finished, as of just now: to be
         said about twice a second. Written only while transitions wait for somebody."""
         with reading(self.engine) as connection:
-            if not folding.any_pending(connection):
+            if folding.newest_pending_ms(connection) is None:
                 return
         later = case((PARTITIONS.c.updated_at_ms < now_ms, now_ms), else_=PARTITIONS.c.updated_at_ms + 1)
         mine = or_(*(_mine(*place) for place in places)) & PARTITIONS.c.finished
@@ -245,10 +245,11 @@ class Ledger:
         """Fold transitions that waited for a partition which stands still or is at rest; for idle times."""
         self._attendance.look(now_ms)
         with self.engine.begin() as connection:
-            if folding.any_pending(connection):
-                folded = self._fold_over_resting(connection, now_ms)
-            else:
+            newest_ms = folding.newest_pending_ms(connection)
+            if newest_ms is None:
                 folded, self._attendance.question = 0, None
+            else:
+                folded = self._fold_over_resting(connection, newest_ms, now_ms)
         self._attendance.looked(now_ms)
         return folded
 
@@ -266,11 +267,11 @@ class Ledger:
         thread."""
         self._attendance.excuse(now_ms)
 
-    def _fold_over_resting(self, connection: Connection, now_ms: int) -> int:
+    def _fold_over_resting(self, connection: Connection, newest_ms: int, now_ms: int) -> int:
         rests = select(PARTITIONS.c.id, PARTITIONS.c.updated_at_ms).where(PARTITIONS.c.finished)
         resting = {row.id: row.updated_at_ms for row in connection.execute(rests)}
         passed = self._passed(connection, now_ms)
-        up_to_ms, gone = self._attendance.beside_commits_ms(passed, resting, now_ms)
+        up_to_ms, gone = self._attendance.beside_commits_ms(passed, newest_ms, resting, now_ms)
         if gone:
             awake = update(PARTITIONS).where(PARTITIONS.c.id.in_(gone)).values(finished=False)
             connection.execute(awake)

@@ -302,3 +302,39 @@ def test_a_partition_that_waits_for_its_turn_in_a_slow_process_is_waited_for(tmp
     ownership.undisturbed(alone, logs)
     events = "select incident_id, revision, at_ms, kind, reason from incident_events order by 1, 2"
     assert rows(url, events) == rows(alone, events) != []
+
+
+@pytest.mark.parametrize("lives", [True, False])
+def test_incidents_go_over_a_partition_at_rest_as_long_as_its_owner_answers(
+    tmp_path: Path, lives: bool
+) -> None:
+    logs = [ownership.log_of(2, apart=False)[:60], ownership.log_of(3, apart=False)]
+    url = f"sqlite:///{tmp_path / 'rest.db'}"
+    engine, clock = connect(url), ManualClock(START_MS + 30 * 86_400_000)
+    upgrade(engine)
+    rests, moves = (ownership.member(url, name, clock, logs=logs, hold_s=36.0) for name in ("a", "b"))
+    for one, key in ((rests, ownership.KEYS[0]), (moves, ownership.KEYS[1])):
+        one.ledger.attend(clock.now_ms())
+        one.source.give(key)
+    for _ in range(30):
+        rests.pipeline.turn(0.0)
+        clock.advance(1_100)
+        rests.ledger.fold_pending(clock.now_ms())
+        moves.ledger.fold_pending(clock.now_ms())
+    waiting = "select count(*) as n from alert_transitions where not folded"
+    seen, began_ms = 0, clock.now_ms()
+    while clock.now_ms() < began_ms + 60_000:
+        if lives:
+            rests.pipeline.turn(0.0)
+        moves.pipeline.turn(0.0)
+        clock.advance(1_100)
+        moves.ledger.fold_pending(clock.now_ms())
+        seen = max(seen, rows(url, waiting)[0]["n"])
+        if seen and not rows(url, waiting)[0]["n"]:
+            break
+    took_s = (clock.now_ms() - began_ms) / 1_000
+    rests.end()
+    moves.end()
+    engine.dispose()
+    assert seen > 0
+    assert took_s < 8.0 if lives else 36.0 <= took_s < 45.0
