@@ -268,7 +268,7 @@ class Owner:
             if now_s - self._rested_at_s < REST_S:
                 return
             self._rested_at_s = now_s
-            places = [p.place for p in self.owned.values() if p.ended or self._is_at_rest(p)]
+            places = [p.place for p in self.owned.values() if self._is_at_rest(p)]
             if places:
                 with self._database():
                     self.parts.ledger.rests(places, self.parts.clock.now_ms())
@@ -293,7 +293,7 @@ class Owner:
         self.unreachable = lasts
 
     def _is_at_rest(self, p: OwnedPartition) -> bool:
-        return p.resting and (p.silence.stalled or self._fully_read(p))
+        return p.resting and (p.ended or p.silence.stalled or self._fully_read(p))
 
     def _fully_read(self, p: OwnedPartition) -> bool:
         return stalls.is_fully_read(self.parts.source.progress().get(p.key))

@@ -332,6 +332,7 @@ class Pipeline(Owner):
         self._take_steps(p, p.windows.finish())
         if self.commit(p):
             self.parts.ledger.finish(*p.place)
+            p.resting = True
 
     def _done(self, p: OwnedPartition) -> bool:
         return p.ended and not p.inbox and p.windows.finished and not p.dirty

@@ -178,14 +178,16 @@ class Ledger:
 
     def rests(self, places: Sequence[tuple[str, int, int]], now_ms: int) -> None:
         """These (topic, partition, epoch) are as fully read as when they were finished, as of just now: to be
-        said about twice a second. Written only while transitions wait for somebody."""
+        said about twice a second. Written while transitions wait, and where it was not believed any more."""
+        mine = or_(*(_mine(*place) for place in places))
+        doubted = select(PARTITIONS.c.id).where(mine, PARTITIONS.c.finished.is_(False))
         with reading(self.engine) as connection:
-            if folding.newest_pending_ms(connection) is None:
+            nobody_waits = folding.newest_pending_ms(connection) is None
+            if nobody_waits and connection.execute(doubted).first() is None:
                 return
         later = case((PARTITIONS.c.updated_at_ms < now_ms, now_ms), else_=PARTITIONS.c.updated_at_ms + 1)
-        mine = or_(*(_mine(*place) for place in places)) & PARTITIONS.c.finished
         with self.engine.begin() as connection:
-            connection.execute(update(PARTITIONS).where(mine).values(updated_at_ms=later))
+            connection.execute(update(PARTITIONS).where(mine).values(updated_at_ms=later, finished=True))
 
     def finish(self, topic: str, partition: int, epoch: int, now_ms: int | None = None) -> int:
         """All there is has been read and committed: until its next commit it holds nobody's incidents back.

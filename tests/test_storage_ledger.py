@@ -406,6 +406,10 @@ def test_a_partition_at_rest_that_nobody_takes_over_is_waited_for_once(engine: E
     assert folded_at_ms == 34_000
     later = {"series": [make_series("m/b")], "transitions": [fired("m/b", 1)]}
     assert ledger.commit(make_commit(moves, 5, 9, committed_at_ms=36_000, **later)).folded == 1
+    ledger.rests([("logs", 0, rests.epoch)], 37_000)  # it was only out of reach
+    last = {"series": [make_series("m/b")], "transitions": [fired("m/b", 2)]}
+    assert ledger.commit(make_commit(moves, 9, 11, committed_at_ms=37_500, **last)).folded == 0
+    assert ledger.fold_pending(38_000) == 0
 
 
 def test_a_question_of_earlier_transitions_is_asked_again(engine: Engine) -> None:
