@@ -37,6 +37,8 @@ from detectors.layout import (
     H_IN_XY,
     H_OUT_XX,
     H_OUT_XY,
+    HOURS,
+    LAST,
     LOCAL_LOG_VAR,
     LOCAL_MEAN,
     LOCAL_POOL,
@@ -46,12 +48,14 @@ from detectors.layout import (
     N_HORIZONS,
     N_RECENT_SUMS,
     POOL,
+    PROFILE,
+    PROFILE_SEEN,
     SEEN,
     SIDES,
     WIDTH,
     Z_CLIP,
 )
-from detectors.learning import is_unused, learn, look_up, pace, season, usual_p
+from detectors.learning import gain, is_unused, learn, look_up_week, of_week, pace, usual_p
 from detectors.numeric import clip, keep_largest
 from detectors.types import STATISTIC_INDEX, Float32, Float64, Int64
 
@@ -237,6 +241,7 @@ def advance(
     alphas = ALPHA.copy()
     alphas[3] = 1.0 / spans[0]
     rate = 1.0 / spans[1]
+    day_hour = hour % HOURS
     for i in range(len(rows)):
         row = state[rows[i]]
         _channel_values(values[i], counts[i], row, x, n)
@@ -246,7 +251,8 @@ def advance(
                 c = N_CHANNELS + metric_slot[i, k]
                 x[c] = metric_x[i, k]
                 n[c] = metric_n[i, k]
-        look_up(row, hour, spans[3])
+        look_up_week(row, hour, spans[3])
+        ripe = row[PROFILE_SEEN + day_hour] >= 5
         usual_hour = 0.0
         for c in range(N_SLOTS):
             s = row[c * WIDTH : (c + 1) * WIDTH]
@@ -256,8 +262,10 @@ def advance(
             if KIND[c] == RATE:
                 _score_share(s, c, x[c], n[c], z[i, c], alphas)
                 continue
-            usual = season(row, c)
+            s[LAST] = row[PROFILE + day_hour * N_CHANNELS + c] if ripe and c < N_CHANNELS else 0.0
+            usual = gain(s) * s[LAST]
             if c == 0:
+                usual += of_week(row)
                 usual_hour = np.exp(min(s[MU] + usual, 20.0)) - 1.0
             _score_mean(s, usual, x[c], n[c], z[i, c], alphas)
         counting.compare(values[i, 0], usual_hour, row, extra[i])

@@ -73,22 +73,20 @@ def gain(s: Float32) -> float:
 def season(row: Float32, c: int) -> float:
     """What the time makes of a channel's level, as of the newest window, on the channel's own scale."""
     s = row[c * WIDTH : (c + 1) * WIDTH]
-    usual = gain(s) * s[LAST]
-    if c == 0 and row[WEEK_XX] > 1e-12:
-        usual += min(max(row[WEEK_XY] / row[WEEK_XX], 0.0), 1.0) * row[WEEK_LAST]
-    return float(usual)
+    return float(gain(s) * s[LAST]) + (of_week(row) if c == 0 else 0.0)
 
 
 @njit(cache=True)
-def look_up(row: Float32, hour: int, per_hour: float) -> None:
-    """Put what is known of this hour, of the day and of the week, where `season` finds it.
+def of_week(row: Float32) -> float:
+    """What the hour of the week adds to the traffic expected at that hour of the day, as far as believed."""
+    if row[WEEK_LAST] == 0.0 or row[WEEK_XX] <= 1e-12:
+        return 0.0
+    return float(min(max(row[WEEK_XY] / row[WEEK_XX], 0.0), 1.0) * row[WEEK_LAST])
 
-    The hour of the week counts from the second week on that saw most of it.
-    """
-    day_hour = hour % HOURS
-    ripe = row[PROFILE_SEEN + day_hour] >= 5
-    for c in range(N_CHANNELS):
-        row[c * WIDTH + LAST] = row[PROFILE + day_hour * N_CHANNELS + c] if ripe else 0.0
+
+@njit(cache=True)
+def look_up_week(row: Float32, hour: int, per_hour: float) -> None:
+    """Put what is known of this hour of the week where `of_week` finds it, if most of it was seen before."""
     row[WEEK_LAST] = row[WEEK + hour] if row[WEEK_SEEN + hour] >= 0.6 * per_hour else 0.0
 
 
@@ -270,8 +268,9 @@ def learn(
             _learn_share(s, c, x[c], n[c], z[c], rate, speed)
             _discount(s, z[c], day)
             continue
-        usual = season(row, c)
+        usual = gain(s) * s[LAST]
         if c == 0:
+            usual += of_week(row)
             _learn_week(row, x[0], week_hour, day, speed, per_hour)
         _learn_mean(s, usual, ripe and c < N_CHANNELS, x[c], n[c], NOISE_FLOOR[c], z[c], rate, speed)
         if c < N_CHANNELS and n[c] > 0 and row[H_SEEN] > 30:
