@@ -21,7 +21,7 @@ from monitor.errors import SourceError
 from monitor.gaps import apart_alert
 from monitor.partition import OwnedPartition
 from monitor.records import Decoder
-from monitor.sources.base import Partition
+from monitor.sources.base import Partition, Progress
 from storage.engine import is_transient
 from storage.types import Fenced, SeriesConflict
 
@@ -268,7 +268,9 @@ class Owner:
             if now_s - self._rested_at_s < REST_S:
                 return
             self._rested_at_s = now_s
-            places = [p.place for p in self.owned.values() if self._is_at_rest(p)]
+            resting = [p for p in self.owned.values() if p.resting]
+            progress = self.parts.source.progress() if resting else {}
+            places = [p.place for p in resting if _is_still_at_rest(p, progress.get(p.key))]
             if places:
                 with self._database():
                     self.parts.ledger.rests(places, self.parts.clock.now_ms())
@@ -291,9 +293,6 @@ class Owner:
         elif self.unreachable and not lasts:
             log.info("source_reachable_again")
         self.unreachable = lasts
-
-    def _is_at_rest(self, p: OwnedPartition) -> bool:
-        return p.resting and (p.ended or p.silence.stalled or self._fully_read(p))
 
     def _fully_read(self, p: OwnedPartition) -> bool:
         return stalls.is_fully_read(self.parts.source.progress().get(p.key))
@@ -360,3 +359,7 @@ class Owner:
         metrics.SOURCE_ERRORS.labels("series_in_two_partitions").inc()
         self.parts.facts.remember(APART.format(p.key), f"@{p.key.partition}")
         self._claim_again(p)
+
+
+def _is_still_at_rest(p: OwnedPartition, progress: Progress | None) -> bool:
+    return p.ended or p.silence.stalled or stalls.is_fully_read(progress)
