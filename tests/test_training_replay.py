@@ -12,6 +12,8 @@ import pytest
 from tests.daemons import command, rows
 from tests.logs import MINUTE_MS, START_MS, lines, write_log
 
+pytestmark = pytest.mark.timeout(600)  # compiles, trains and replays
+
 SERVICES, TRAINED_H, ACTIVE_H, ENDS_H = 4, 7, 8, 8.5
 HOUR_MS = 60 * MINUTE_MS
 SCORES = "select s.name, w.window_start_ms, w.score, w.gbdt_score, w.lstm_score from windows w join series s "
