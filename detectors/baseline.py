@@ -55,7 +55,7 @@ from detectors.layout import (
     WIDTH,
     Z_CLIP,
 )
-from detectors.learning import gain, is_unused, learn, look_up_week, of_week, pace, usual_p
+from detectors.learning import is_unused, learn, look_up_week, of_hour, of_week, pace, usual_p
 from detectors.numeric import clip, keep_largest
 from detectors.types import STATISTIC_INDEX, Float32, Float64, Int64
 
@@ -263,7 +263,7 @@ def advance(
                 _score_share(s, c, x[c], n[c], z[i, c], alphas)
                 continue
             s[LAST] = row[PROFILE + day_hour * N_CHANNELS + c] if ripe and c < N_CHANNELS else 0.0
-            usual = gain(s) * s[LAST]
+            usual = of_hour(s)
             if c == 0:
                 usual += of_week(row)
                 usual_hour = np.exp(min(s[MU] + usual, 20.0)) - 1.0

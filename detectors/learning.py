@@ -62,26 +62,30 @@ def usual_p(s: Float32, c: int) -> float:
 
 
 @njit(cache=True)
-def gain(s: Float32) -> float:
-    """How far the profile of the hour has proved itself, in [0, 1]."""
-    if s[SEASON_XX] <= 1e-12:
+def _gain(xy: float, xx: float) -> float:
+    """How far a profile has proved itself, in [0, 1]: the slope of what came on what it said."""
+    if xx <= 1e-12:
         return 0.0
-    return float(min(max(s[SEASON_XY] / s[SEASON_XX], 0.0), 1.0))
+    return float(min(max(xy / xx, 0.0), 1.0))
+
+
+@njit(cache=True)
+def of_hour(s: Float32) -> float:
+    """What the hour of the day adds to the level of a channel, as far as believed."""
+    return float(_gain(s[SEASON_XY], s[SEASON_XX]) * s[LAST])
 
 
 @njit(cache=True)
 def season(row: Float32, c: int) -> float:
     """What the time makes of a channel's level, as of the newest window, on the channel's own scale."""
     s = row[c * WIDTH : (c + 1) * WIDTH]
-    return float(gain(s) * s[LAST]) + (of_week(row) if c == 0 else 0.0)
+    return of_hour(s) + (of_week(row) if c == 0 else 0.0)
 
 
 @njit(cache=True)
 def of_week(row: Float32) -> float:
     """What the hour of the week adds to the traffic expected at that hour of the day, as far as believed."""
-    if row[WEEK_LAST] == 0.0 or row[WEEK_XX] <= 1e-12:
-        return 0.0
-    return float(min(max(row[WEEK_XY] / row[WEEK_XX], 0.0), 1.0) * row[WEEK_LAST])
+    return float(_gain(row[WEEK_XY], row[WEEK_XX]) * row[WEEK_LAST])
 
 
 @njit(cache=True)
@@ -199,9 +203,10 @@ def _learn_mean(
 
 
 @njit(cache=True)
-def _learn_week(row: Float32, x: float, hour: int, day: float, speed: float, per_hour: float) -> None:
+def _learn_week(row: Float32, left: float, hour: int, day: float, speed: float, per_hour: float) -> None:
     """Learn what this hour of the week adds to that of the day, and whether that comes true.
 
+    left: what the level and the hour of the day leave of the window's traffic.
     One week is believed half, two weeks two thirds; later ones are forgotten over about three.
     """
     s = row[:WIDTH]
@@ -209,7 +214,6 @@ def _learn_week(row: Float32, x: float, hour: int, day: float, speed: float, per
         return
     square = np.exp(s[LOG_A]) + np.exp(s[LOG_B])
     sigma = np.sqrt(square)
-    left = x - s[MU] - gain(s) * s[LAST]
     raw = row[WEEK_LAST]
     if raw != 0.0:
         rate = day / 7.0
@@ -268,10 +272,11 @@ def learn(
             _learn_share(s, c, x[c], n[c], z[c], rate, speed)
             _discount(s, z[c], day)
             continue
-        usual = gain(s) * s[LAST]
+        usual = of_hour(s)
         if c == 0:
+            left = x[0] - s[MU] - usual
             usual += of_week(row)
-            _learn_week(row, x[0], week_hour, day, speed, per_hour)
+            _learn_week(row, left, week_hour, day, speed, per_hour)
         _learn_mean(s, usual, ripe and c < N_CHANNELS, x[c], n[c], NOISE_FLOOR[c], z[c], rate, speed)
         if c < N_CHANNELS and n[c] > 0 and row[H_SEEN] > 30:
             at = PROFILE + hour * N_CHANNELS + c

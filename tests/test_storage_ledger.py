@@ -331,13 +331,15 @@ def test_a_partition_that_stands_still_holds_incidents_back_for_a_while_only(eng
     assert ledger.fold_pending(31_001) == 0
 
 
-def two_at_rest(ledger: Ledger) -> tuple[Claim, Claim]:
-    """Partitions 0 and 1, read up to event time 0 and finished at 1,000 ms."""
+def two_at_rest(engine: Engine) -> tuple[Ledger, Claim, Claim]:
+    """Partitions 0 and 1, read up to event time 0 and finished at 1,000 ms; incidents wait for 30 s."""
+    ledger = make_ledger(engine, hold_s=30.0)
+    ledger.attend(0)
     claims = ledger.claim("logs", 0, now_ms=0), ledger.claim("logs", 1, now_ms=0)
     for claim in claims:
         ledger.commit(make_commit(claim, None, 1, watermark_ms=0, committed_at_ms=1_000))
         ledger.finish("logs", claim.partition, claim.epoch)
-    return claims
+    return ledger, *claims
 
 
 @pytest.mark.parametrize("has_records", [False, True])
@@ -345,9 +347,7 @@ def test_a_partition_at_rest_gets_a_moment_to_say_that_it_has_records_again(
     engine: Engine, has_records: bool
 ) -> None:
     """Two partitions go on after a night: who commits first does not decide what is grouped with what."""
-    ledger = make_ledger(engine, hold_s=30.0)
-    ledger.attend(0)
-    rests, moves = two_at_rest(ledger)
+    ledger, rests, moves = two_at_rest(engine)
     for now_ms in (2_000, 3_000):
         assert ledger.fold_pending(now_ms) == 0
     alarm = {"series": [make_series("m/b")], "transitions": [fired("m/b", 0)]}
@@ -384,9 +384,7 @@ def test_time_that_is_excused_counts_for_nobody(engine: Engine) -> None:
 
 
 def test_a_partition_at_rest_whose_owner_died_is_waited_for_like_any_other(engine: Engine) -> None:
-    ledger = make_ledger(engine, hold_s=30.0)
-    ledger.attend(0)
-    _, moves = two_at_rest(ledger)
+    ledger, _, moves = two_at_rest(engine)
     alarm = {"series": [make_series("m/b")], "transitions": [fired("m/b", 0)]}
     assert ledger.commit(make_commit(moves, 1, 5, committed_at_ms=4_000, **alarm)).folded == 0
     for now_ms in range(4_000, 33_001, 1_000):
@@ -397,9 +395,7 @@ def test_a_partition_at_rest_whose_owner_died_is_waited_for_like_any_other(engin
 
 
 def test_a_partition_at_rest_that_nobody_takes_over_is_waited_for_once(engine: Engine) -> None:
-    ledger = make_ledger(engine, hold_s=30.0)
-    ledger.attend(0)
-    rests, moves = two_at_rest(ledger)
+    ledger, rests, moves = two_at_rest(engine)
     alarm = {"series": [make_series("m/b")], "transitions": [fired("m/b", 0)]}
     ledger.commit(make_commit(moves, 1, 5, committed_at_ms=4_000, **alarm))
     folded_at_ms = next(now_ms for now_ms in range(4_000, 60_000, 1_000) if ledger.fold_pending(now_ms))
@@ -413,9 +409,7 @@ def test_a_partition_at_rest_that_nobody_takes_over_is_waited_for_once(engine: E
 
 
 def test_a_question_of_earlier_transitions_is_asked_again(engine: Engine) -> None:
-    ledger = make_ledger(engine, hold_s=30.0)
-    ledger.attend(0)
-    rests, moves = two_at_rest(ledger)
+    ledger, rests, moves = two_at_rest(engine)
     alarm = {"series": [make_series("m/b")], "transitions": [fired("m/b", 0)]}
     ledger.commit(make_commit(moves, 1, 5, committed_at_ms=4_000, **alarm))
     assert ledger.fold_pending(5_000) == 0
