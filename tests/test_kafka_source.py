@@ -495,5 +495,28 @@ def test_a_client_that_is_stuck_is_told_from_a_broker_that_is_away(
     source.close()
 
 
+def test_a_caller_that_is_busy_between_two_polls_is_no_stall_of_the_client(
+    kafka_bootstrap: str, kafka_topic: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = ManualClock(1_000_000)
+    source = KafkaSource(kafka_settings(kafka_bootstrap, topic := kafka_topic()), clock)
+    services.produce(kafka_bootstrap, topic, MESSAGES)
+    partition = assigned(source)
+    source.start(partition, 0)
+    until(source, lambda es: len(messages(es)) > 0)  # others wait, and it is known that they do
+
+    def nothing(*_: object) -> list[RawBatch]:
+        clock.advance(10_000)
+        return []
+
+    monkeypatch.setattr(source._reader, "read", nothing)
+    monkeypatch.setattr(source, "_ahead", lambda _: -1)
+    for _ in range(5):  # fifty seconds in polls, and ten minutes outside of them
+        assert not any(isinstance(event, Revoked) for event in source.poll(0))
+        clock.advance(120_000)
+    assert [Revoked(partition)] == [event for _ in range(3) for event in source.poll(0)]
+    source.close()
+
+
 def unanswered(*_: object, **__: object) -> dict[object, int]:
     raise KafkaTimeoutError("no answer")

@@ -77,3 +77,19 @@ def test_a_broken_connection_is_an_error(pair: tuple[socket.socket, Any]) -> Non
     time.sleep(0.1)
     got, error = transport._sock_recv()
     assert got == b"" and error is not None
+
+
+def test_a_connection_that_another_thread_closes_in_between_ends(pair: tuple[socket.socket, Any]) -> None:
+    broker, transport = pair
+    broker.sendall(b"first")
+    time.sleep(0.1)
+    counted = transport._sock
+
+    def recv_then_close(most: int) -> bytes:
+        transport._sock = None
+        return bytes(counted.recv(most))
+
+    transport._sock = type("Closing", (), {"recv": staticmethod(recv_then_close)})()
+    for expected in (b"first", b""):
+        got, error = transport._sock_recv()
+        assert got == expected and "closed" in str(error)

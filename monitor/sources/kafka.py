@@ -63,7 +63,7 @@ class _Owned:
     paused: bool = True
     from_configured_start: bool = False  # `start(None)` whose offset is not looked up yet
     position: int = 0
-    moved_s: float = 0.0  # when `position` last changed, or there was nothing to read
+    moved_s: float = 0.0  # when `position` last changed, or there was nothing to read; see `_excuse`
 
 
 class KafkaSource:
@@ -84,9 +84,11 @@ class KafkaSource:
         self._unreadable: dict[Partition, list[Undecodable]] = {}
         self._contact = Contact(settings, self.clock)
         self._closed = False
+        self._left_s = self.clock.monotonic_s()  # when the last poll ended
 
     def poll(self, timeout_s: float, max_records: int = 50_000) -> list[Event]:
         deadline_s = self.clock.monotonic_s() + timeout_s
+        self._excuse()
         events: list[Event] = []
         found: list[RawBatch] = []
         try:
@@ -114,6 +116,7 @@ class KafkaSource:
         before = self._drain_callbacks()
         batches = self._batches(found)
         self._watch()
+        self._left_s = self.clock.monotonic_s()
         return before + events + batches
 
     def _connect(self) -> None:
@@ -255,6 +258,12 @@ class KafkaSource:
         close_within(old, 2.0)
         self._callbacks.clear()
         self._callbacks.extend(Revoked(partition) for partition in self._owned)
+
+    def _excuse(self) -> None:
+        """What the caller took between two polls, compiling or waiting for a database, is nobody's stall."""
+        away_s = self.clock.monotonic_s() - self._left_s
+        for owned in self._owned.values():
+            owned.moved_s += away_s
 
     def _watch(self) -> None:
         """A partition that lags and stands still: offsets without records, or a client that is stuck."""

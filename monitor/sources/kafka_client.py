@@ -11,6 +11,7 @@ from typing import Any
 
 from kafka import KafkaConsumer
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.errors import KafkaConnectionError
 from kafka.net.transport import KafkaTCPTransport
 
 from monitor.config import SourceSettings
@@ -106,8 +107,10 @@ def read_widely() -> None:
                 return b"".join(parts), None
         except (BlockingIOError, InterruptedError):
             return b"".join(parts), None
-        except OSError:
+        except (OSError, AttributeError):  # the latter where another thread has closed it
             pass
+        if transport._sock is None:
+            return b"".join(parts), KafkaConnectionError("closed while it was read")
         rest, error = narrow(transport)
         return b"".join([*parts, rest]), error
 
