@@ -33,7 +33,7 @@ def consume_poll(bootstrap: str, topic: str, wanted: int) -> int:
 
     consumer = KafkaConsumer(
         bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="earliest",
-        fetch_max_bytes=16 << 20, max_partition_fetch_bytes=4 << 20,
+        fetch_max_bytes=32 << 20, max_partition_fetch_bytes=8 << 20,
     )  # fmt: skip
     consumer.assign([TopicPartition(topic, 0)])
     seen = 0

@@ -12,6 +12,7 @@ from monitor.gaps import apart_id
 from monitor.models import Models
 from monitor.partition import Draft, OwnedPartition
 from monitor.recall import recall, series_info
+from monitor.records import Decoder
 from monitor.rollouts import Rollouts
 from monitor.sources.base import Assigned, Partition, Source
 from monitor.stalls import Silence, stall_alert
@@ -129,6 +130,7 @@ def load_partition(settings: Settings, parts: Parts, assigned: Assigned, claim: 
         states=states,
         alerts=alerts,
         rollouts=rollouts,
+        decoder=Decoder(settings.record, settings.source, settings.window),
         draft=Draft(),
         next_offset=claim.next_offset,
         committed_offset=claim.next_offset,

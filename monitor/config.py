@@ -43,7 +43,7 @@ class SourceSettings(_Section):
         262_144, description="bytes; a larger record is rejected as too_large"
     )
     fetch_max_bytes: Annotated[int, Field(ge=65_536)] = Field(
-        16 << 20, description="bytes asked of a broker per fetch"
+        32 << 20, description="bytes asked of a broker per fetch"
     )
     session_timeout_s: Annotated[float, Field(ge=6, le=300)] = Field(
         45.0, description="seconds after which the group gives a silent member's partitions away"

@@ -18,7 +18,7 @@ from monitor.log_shapes import require_files, shape_of
 from monitor.lookalikes import Objects, conversion, meaning_of
 from monitor.records import NUMBER_FIELDS, TEXT_FIELDS, Decoder, RecordColumns, RejectedRecord
 from monitor.refusals import troubles
-from monitor.sources.base import Assigned, EndOfLog, RawBatch, Undecodable
+from monitor.sources.base import Assigned, EndOfLog, Partition, RawBatch, Undecodable
 from monitor.sources.file import FileSource
 
 SAMPLED_LINES = 2_000
@@ -59,14 +59,16 @@ def inspect(paths: list[Path], settings: Settings, clock: Clock) -> dict[str, An
     configuration (None for a log without a record). Raises SourceError for a file that cannot be read.
     """
     require_files(paths)
-    decoder = Decoder(settings.record, settings.source, settings.window)
+    decoders: dict[Partition, Decoder] = {}
     seen = _Seen()
     for event in _events(FileSource(paths, settings.source)):
         if isinstance(event, Undecodable):
             seen.rejects[event.reason] += event.end - event.first
             continue
         _sample_names(event, seen)
-        columns, rejected = decoder.decode(event, now_ms=clock.now_ms())
+        if event.partition not in decoders:
+            decoders[event.partition] = Decoder(settings.record, settings.source, settings.window)
+        columns, rejected = decoders[event.partition].decode(event, now_ms=clock.now_ms())
         for reject in rejected:
             seen.rejects[reject.reason] += 1
             if reject.reason not in seen.first_rejects:

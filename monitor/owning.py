@@ -20,7 +20,6 @@ from monitor.config import Settings
 from monitor.errors import SourceError
 from monitor.gaps import apart_alert
 from monitor.partition import OwnedPartition
-from monitor.records import Decoder
 from monitor.sources.base import Partition, Progress
 from storage.engine import is_transient
 from storage.types import Fenced, SeriesConflict
@@ -46,7 +45,6 @@ class Owner:
     parts: Parts
     owned: dict[Partition, OwnedPartition] = field(default_factory=dict)
     unclaimed: Waiting = field(init=False)
-    decoder: Decoder = field(init=False)
     ends: dict[Partition, int | None] = field(default_factory=dict)  # of the log, as of the last seconds
     _retry_at_s: float = 0.0
     _retry_wait_s: float = RETRY_FIRST_S
@@ -61,7 +59,6 @@ class Owner:
     def __post_init__(self) -> None:
         self.turned_at_s = self.parts.clock.monotonic_s()
         self.unclaimed = Waiting(self.parts.clock)
-        self.decoder = Decoder(self.settings.record, self.settings.source, self.settings.window)
 
     # ------------------------------------------------------------------ partitions come and go
 
@@ -94,8 +91,7 @@ class Owner:
 
     def _drop(self, key: Partition) -> None:
         """Forget a partition; what was drafted and not committed, its next owner does again."""
-        if self.owned.pop(key, None) is not None:
-            self.decoder.forget(key)
+        self.owned.pop(key, None)
 
     def _claim_again(self, p: OwnedPartition, wait_s: float = 0.0) -> None:
         """Throw the memory of a partition away and begin anew from what the database has."""

@@ -14,10 +14,11 @@ import numpy as np
 
 from detectors.base import Scorer, SeriesStates
 from monitor.alerting import AlertState
+from monitor.decoding import Decoded, Decoding
 from monitor.recall import recall
-from monitor.records import RecordColumns, RejectedRecord
+from monitor.records import Decoder, RecordColumns
 from monitor.rollouts import Rollouts
-from monitor.sources.base import Assigned, Gap, Partition, RawBatch, Undecodable
+from monitor.sources.base import Assigned, Gap, Partition, Undecodable
 from monitor.stalls import Silence
 from monitor.windows import Added, PartitionWindows, SeriesInfo
 from storage.types import (
@@ -37,23 +38,6 @@ from storage.types import (
 MAX_STARTS = 60
 """Starts of windows between two looks at whether a commit is due: each takes some milliseconds, however few
 the series, and behind an outage a single batch may hold thousands."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Decoded:
-    """A decoded stretch of a partition: accepted columns and rejected messages up to `next_offset`."""
-
-    records: RecordColumns
-    rejected: list[RejectedRecord]
-    next_offset: int
-
-    def split(self, row: int) -> tuple[Decoded, Decoded]:
-        """Cut before record `row` (0 <= row < len(records)); rejects go where their offsets belong."""
-        offset = int(self.records.offsets[row])
-        before = [r for r in self.rejected if r.offset < offset]
-        after = [r for r in self.rejected if r.offset >= offset]
-        left = Decoded(self.records.take(slice(0, row)), before, offset)
-        return left, Decoded(self.records.take(slice(row, None)), after, self.next_offset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +131,12 @@ class OwnedPartition:
     states: SeriesStates
     alerts: dict[str, AlertState]
     rollouts: Rollouts
+    decoder: Decoder
     draft: Draft
     next_offset: int | None
     committed_offset: int | None
     committed_at_s: float  # monotonic
-    inbox: deque[RawBatch | Decoded | Gap | Undecodable] = field(default_factory=deque)
+    inbox: deque[Decoding | Decoded | Gap | Undecodable] = field(default_factory=deque)
     read_at_s: float = 0.0  # monotonic time of the newest message
     silence: Silence = field(default_factory=lambda: Silence(0.0))
     stall: AlertRow | None = None  # the alert that tells of it

@@ -9,14 +9,15 @@ sends what lies in the outbox.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
 from monitor import alerting, metrics, rollouts
+from monitor.decoding import DecodeAhead, Decoded, Decoding
 from monitor.gaps import cap_alert, gap_alert
 from monitor.owning import TELL_S, Owner
-from monitor.partition import Decoded, OwnedPartition
+from monitor.partition import OwnedPartition
 from monitor.records import RecordColumns
 from monitor.sources.base import (
     Assigned,
@@ -44,6 +45,7 @@ log = structlog.get_logger()
 
 MAX_DRAFT_WINDOWS = 20_000
 MAX_INBOX_BATCHES = 4
+AHEAD_S = 0.05  # that a batch waits for the one behind it, to be worked on beside its decoding
 COMMIT_SHARE = 0.1  # of the time of a partition that lags, aimed at
 LAGGING_INTERVALS = 3  # commit intervals that such a partition may wait at the most
 
@@ -59,13 +61,19 @@ class Pipeline(Owner):
     windows_closed: int = 0
     records_read: int = 0
     _ends_at_s: float = float("-inf")
+    _ahead: DecodeAhead = field(default_factory=DecodeAhead)
+    _brought: bool = False  # the newest poll has brought messages
 
     # ---------------------------------------------------------------- the path
 
     def turn(self, timeout_s: float, max_records: int = 50_000) -> bool:
         """One round: poll, work, commit. Returns False when a bounded log has been read to its end."""
         self._show_life()
-        for event in self.parts.source.poll(timeout_s, max_records):
+        if any(p.inbox for p in self.owned.values()):
+            timeout_s = min(timeout_s, AHEAD_S)
+        events = self.parts.source.poll(timeout_s, max_records)
+        self._brought = any(isinstance(event, RawBatch) for event in events)
+        for event in events:
             self._receive(event)
         self._mind_brokers()
         if self.parts.clock.monotonic_s() >= self._retry_at_s:
@@ -115,11 +123,13 @@ class Pipeline(Owner):
             self._show_life()
             if p.at_gate and not self._pass_gate(p):
                 break
+            if self._left_for_later(p):
+                break
             waiting = p.inbox.popleft()
             if isinstance(waiting, Gap | Undecodable):
                 self._step_over(p, waiting)
                 continue
-            decoded = waiting if isinstance(waiting, Decoded) else self._decode(p, waiting)
+            decoded = waiting if isinstance(waiting, Decoded) else self._decoded(p, waiting)
             row = self._row_at_gate(p, decoded.records)
             far = p.first_row_beyond(decoded.records, MAX_DRAFT_WINDOWS) if row != 0 else None
             if far is not None and (row is None or far.row < row):
@@ -140,10 +150,15 @@ class Pipeline(Owner):
         if self._still_ours(p):
             self._commit_if_due(p)
 
-    def _decode(self, p: OwnedPartition, raw: RawBatch) -> Decoded:
-        records, rejected = self.decoder.decode(raw, now_ms=self.parts.clock.now_ms())
-        self.records_read += len(raw)
-        return p.without_known_rejects(Decoded(records, rejected, raw.next_offset))
+    def _left_for_later(self, p: OwnedPartition) -> bool:
+        """The newest batch of a partition that has more to read is decoded while the one before it is worked
+        on; so it stays for the next round, unless this one has brought nothing."""
+        newest = p.inbox[0]
+        return self._brought and len(p.inbox) == 1 and isinstance(newest, Decoding) and newest.ahead
+
+    def _decoded(self, p: OwnedPartition, waiting: Decoding) -> Decoded:
+        self.records_read += waiting.messages
+        return p.without_known_rejects(waiting.result())
 
     def _advance(self, p: OwnedPartition, decoded: Decoded) -> None:
         """Accounts for one decoded stretch: rejects, windows, and the steps that the windows took."""
@@ -260,7 +275,10 @@ class Pipeline(Owner):
         if isinstance(event, EndOfLog):
             p.ended = True
         else:
-            p.inbox.append(event)
+            now_ms = self.parts.clock.now_ms()
+            p.inbox.append(
+                self._ahead.begin(p.decoder, event, now_ms) if isinstance(event, RawBatch) else event
+            )
             p.read_at_s = self.parts.clock.monotonic_s()
 
     def _observe(self) -> None:

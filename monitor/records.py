@@ -18,7 +18,7 @@ from monitor.record_types import (
     RequestIds,
     TextColumn,
 )
-from monitor.sources.base import Partition, RawBatch
+from monitor.sources.base import RawBatch
 
 __all__ = [
     "NUMBER_FIELDS",
@@ -39,8 +39,8 @@ Bool = npt.NDArray[np.bool_]
 class Decoder:
     """Messages of one format -> columns and rejected records. Never raises for what a message holds.
 
-    It remembers, per partition, which user metrics it has seen, to keep at most `max_metrics`; values of
-    further names are dropped and counted in `ignored_metrics`.
+    One for each partition: it remembers which user metrics it has seen, to keep at most `max_metrics`;
+    values of further names are dropped and counted in `ignored_metrics`.
     """
 
     def __init__(self, record: RecordSettings, source: SourceSettings, window: WindowSettings) -> None:
@@ -49,7 +49,7 @@ class Decoder:
         self.max_future_skew_ms = round(window.max_future_skew_s * 1000)
         self.ignored_metrics = 0
         self.rows_by_hand = 0  # that the compiled scanner left to msgspec
-        self._metric_names: dict[Partition, dict[str, None]] = {}
+        self._metric_names: dict[str, None] = {}
 
     def decode(self, batch: RawBatch, *, now_ms: int) -> tuple[RecordColumns, list[RejectedRecord]]:
         """Accepted and rejected records, each in offset order; together they are the whole batch."""
@@ -67,10 +67,6 @@ class Decoder:
         keep = self._in_time(out, refused, now_ms)
         columns = self._columns(batch, out, texts, keep)
         return columns, [_rejected(batch, row, refused[row]) for row in sorted(refused)]
-
-    def forget(self, partition: Partition) -> None:
-        """The partition is no longer ours."""
-        self._metric_names.pop(partition, None)
 
     def _read_by_hand(self, batch: RawBatch, out: Scan, texts: Dictionaries, refused: dict[int, str]) -> None:
         """The rows that the scanner left alone: into the same columns, or refused."""
@@ -116,17 +112,17 @@ class Decoder:
             correct=out.correct[rows],
             request_key=out.key[rows],
             request_ids=RequestIds(batch.buffer, out.id_start[rows], out.id_end[rows], texts.request_ids),
-            metrics=self._metrics(batch.partition, texts, keep),
+            metrics=self._metrics(texts, keep),
         )
 
-    def _metrics(self, partition: Partition, texts: Dictionaries, keep: Bool) -> dict[str, Float64]:
+    def _metrics(self, texts: Dictionaries, keep: Bool) -> dict[str, Float64]:
         rows, codes, values = texts.metrics()
         if not len(rows):
             return {}
         kept = keep[rows]
         rows, codes, values = rows[kept], codes[kept], values[kept]
         place = np.cumsum(keep) - 1
-        known = self._metric_names.setdefault(partition, {})
+        known = self._metric_names
         columns: dict[str, Float64] = {}
         found, first = np.unique(codes, return_index=True)
         for code in found[np.argsort(first)].tolist():

@@ -14,6 +14,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from detectors.base import Scorer
+from monitor import decoding
 from monitor.claims import Parts
 from monitor.clock import ManualClock, rfc3339
 from monitor.config import Settings
@@ -120,18 +121,26 @@ def test_a_firing_alert_ends_with_its_newest_anomalous_window(whole: str) -> Non
 @given(
     deaths=st.lists(st.tuples(st.integers(1, 25), st.booleans(), st.integers(1, 400)), max_size=4),
     batch=st.integers(1, 400),
+    ahead=st.sampled_from([1, 100, decoding.AHEAD_ROWS]),
 )
 def test_deaths_and_batch_sizes_change_nothing(
-    whole: str, tmp_path_factory: pytest.TempPathFactory, deaths: list[tuple[int, bool, int]], batch: int
+    whole: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    deaths: list[tuple[int, bool, int]],
+    batch: int,
+    ahead: int,
 ) -> None:
+    """Nor does it whether batches are decoded ahead, from so many messages on."""
     url = f"sqlite:///{tmp_path_factory.mktemp('dying') / 'dying.db'}"
-    for commits, after, other_batch in deaths:
-        ledger = ledger_for(url)
-        ledger.commits_left, ledger.after = commits, after
-        with contextlib.suppress(Killed):
-            run_to_end(*pipeline_for(ledger, MESSAGES, batch=other_batch))
-        ledger.engine.dispose()
-    run_to_end(*pipeline_for(ledger_for(url), MESSAGES, batch=batch))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoding, "AHEAD_ROWS", ahead)
+        for commits, after, other_batch in deaths:
+            ledger = ledger_for(url)
+            ledger.commits_left, ledger.after = commits, after
+            with contextlib.suppress(Killed):
+                run_to_end(*pipeline_for(ledger, MESSAGES, batch=other_batch))
+            ledger.engine.dispose()
+        run_to_end(*pipeline_for(ledger_for(url), MESSAGES, batch=batch))
     assert snapshot(url) == snapshot(whole)
     assert totals(url) == totals(whole)
     marks = "select * from deployment_history order by series, deployed_at"
@@ -247,8 +256,8 @@ def test_a_batch_of_many_windows_is_committed_in_portions(tmp_path: Path) -> Non
     ledger.commit = noted  # type: ignore[method-assign, assignment]
     pipeline, clock = pipeline_for(ledger, messages, batch=len(messages), scorer=scorer)
     scorer.clock = clock
-    pipeline.turn(0.0)
-    pipeline.turn(0.0)
+    for _ in ("claimed", "read, and decoded ahead", "worked on"):
+        pipeline.turn(0.0)
     assert pipeline.records_read == len(messages), "one batch, in one turn"
     sizes = list(map(len, starts))
     assert len(sizes) >= 200 // MAX_STARTS and 0 < min(sizes) <= max(sizes) <= MAX_STARTS, sizes
