@@ -34,11 +34,13 @@ from monitor.tables import compiled, inlined
 
 Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
+UInt32 = npt.NDArray[np.uint32]
 
 _TIME, _TEXT, _ID, _STATUS, _NUMBER, _OUTCOME, _METRICS = range(7)
 _UNKNOWN = -1
 _TABLE_BITS = 7
-_GUESSED = 32  # names of a row, one behind the other
+_GUESSED = 32  # fields of a row, one behind the other
+_TIMED = _GUESSED  # behind them: where a timestamp stands, and its minute
 _KEY = np.uint64(0x9E3779B97F4A7C15)
 _MIX = np.uint64(0xD6E8FEB86659FD93)
 
@@ -91,9 +93,9 @@ _HIGHEST = np.array([1.0 if name in SHARES else MAX_NUMBER for name in NUMBER_FI
 _REQUIRED = 1 << FIELDS.index("timestamp") | 1 << FIELDS.index("model")
 
 
-def _crc_tables(polynomial: int) -> UInt64:
+def _crc_tables(polynomial: int) -> UInt32:
     """[8, 256]: what a byte does to a checksum, with k bytes behind it in the row k."""
-    tables = np.zeros((8, 256), np.uint64)
+    tables = np.zeros((8, 256), np.uint32)
     for n in range(256):
         value = n
         for k in range(8):
@@ -128,10 +130,12 @@ def _code(start: int, end: int, which: int, out: Scan) -> int:
     """The code of the bytes [start, end) in a dictionary, into which they go where they are new."""
     length, done = end - start, 0
     mixed = np.uint64(length) * _MIX
-    while done < length:
-        mixed = (mixed ^ word(start + done, length - done)) * _KEY
+    while done < length - 8:
+        mixed = (mixed ^ word_at(start + done)) * _KEY
         mixed ^= mixed >> np.uint64(32)
         done += 8
+    mixed = (mixed ^ (word_at(end - 8) if length >= 8 else word(start, length))) * _KEY
+    mixed ^= mixed >> np.uint64(32)
     places = out.places[which]
     mask = len(places) - 1
     place = np.int64(mixed >> np.uint64(8)) & mask
@@ -249,19 +253,19 @@ def _correct(label: tuple[int, int, int], prediction: tuple[int, int, int]) -> i
 
 
 @inlined
-def _text_value(at: int, end: int, field: int, row: int, out: Scan) -> int:
+def _text_value(at: int, quoted: bool, end: int, field: int, row: int, out: Scan) -> int:
     """A string or null, or a status; returns the place behind it, -1 where it is not so simple."""
-    c, kind = byte_at(at), _KINDS[field]
-    if c == 110:
-        behind, which = literal(at, end)
-        return behind if which == 0 else -1
-    if c != 34:
+    kind = _KINDS[field]
+    if not quoted:
+        if byte_at(at) == 110:
+            behind, which = literal(at, end)
+            return behind if which == 0 else -1
         if kind != _STATUS:
             return -1
         behind, status = integer(at, end)
         out.status[row] = status if behind >= 0 else 0
         return behind if 100 <= status <= 599 else -1
-    start, stop = at + 1, text_end(at + 1, end)
+    start, stop = at, text_end(at, end)
     if stop < 0:
         return -1
     length = stop - start
@@ -287,10 +291,10 @@ def _text_value(at: int, end: int, field: int, row: int, out: Scan) -> int:
 
 
 @inlined
-def _time_value(at: int, end: int, row: int, out: Scan) -> int:
-    if byte_at(at) == 34:
-        stop = text_end(at + 1, end)
-        ms = iso_ms(at + 1, stop) if stop >= 0 else -1
+def _time_value(at: int, quoted: bool, end: int, row: int, known: Int64, out: Scan) -> int:
+    if quoted:
+        stop = text_end(at, end)
+        ms = iso_ms(at, stop, known) if stop >= 0 else -1
         out.timestamp_ms[row] = ms
         return stop + 1 if ms >= 0 else -1
     begin = at
@@ -304,10 +308,13 @@ def _time_value(at: int, end: int, row: int, out: Scan) -> int:
 
 
 @inlined
-def _value(at: int, end: int, field: int, row: int, out: Scan) -> int:
-    """The value of a known field but prediction and label; returns the place behind it or -1."""
+def _value(at: int, quoted: bool, end: int, field: int, row: int, known: Int64, out: Scan) -> int:
+    """The value of a known field but prediction and label, behind its quote if it has one; returns the place
+    behind it or -1."""
     kind = _KINDS[field]
     if kind == _NUMBER:
+        if quoted:
+            return -1
         if byte_at(at) == 110:
             behind, which = literal(at, end)
             return behind if which == 0 else -1
@@ -317,59 +324,78 @@ def _value(at: int, end: int, field: int, row: int, out: Scan) -> int:
         out.numbers[_SLOTS[field], row] = found
         return at
     if kind == _TIME:
-        return _time_value(at, end, row, out)
+        return _time_value(at, quoted, end, row, known, out)
     if kind == _METRICS:
-        c = byte_at(at)
-        if c == 123:
+        if quoted:
+            return -1
+        if byte_at(at) == 123:
             return _metrics(at, end, row, out)
         behind, which = literal(at, end)
         return behind if which == 0 else -1
-    return _text_value(at, end, field, row, out)
+    return _text_value(at, quoted, end, field, row, out)
+
+
+@compiled
+def _next_field(at: int, end: int, first: bool) -> tuple[int, int, bool, bool]:
+    """(place of the next value, behind its quote if it has one; its field; quoted; the row is closed).
+
+    at: behind the value before, or the begin of the row. The place is -1 where it is not so simple.
+    """
+    if first:
+        at = blank(at, end)
+        at = blank(at + 1, end) if at < end and byte_at(at) == 123 else -1
+    else:
+        at, closed = next_name(at, end)
+        if closed:
+            return at, _UNKNOWN, False, True
+    stop = name_end(at, end)
+    if stop < 0:
+        return -1, _UNKNOWN, False, False
+    field = _field(at + 1, stop - at - 1)
+    at = value_at(stop + 1, end)
+    if at >= 0 and byte_at(at) == 34:
+        return at + 1, field, True, False
+    return at, field, False, False
 
 
 @inlined
-def _scan_row(at: int, end: int, row: int, names: Int64, out: Scan) -> bool:
+def _scan_row(at: int, end: int, row: int, guesses: Int64, out: Scan) -> bool:
     """True if the whole row was understood.
 
-    names: [_GUESSED, 3], where the names of the rows before stood and which they were; most rows have the
-    same ones in the same order.
+    guesses: [_GUESSED + 1, 4], what stood between two values of a row before: where, how long, of which
+    field, and whether it ends with a quote. Most rows have the same fields in the same order.
     """
-    at = blank(at, end)
-    if at >= end or byte_at(at) != 123:
-        return False
-    at = blank(at + 1, end)
-    seen, closed, place = 0, False, 0
+    seen, place = 0, 0
     label = prediction = (0, 0, 0)
-    while not closed:
-        begin, length = at, names[place, 1]
-        if at >= 0 and length > 0 and at + length < end and same(names[place, 0], at, length):
-            field, at = names[place, 2], at + length
+    while True:
+        length = guesses[place, 1]
+        if length > 0 and at + length < end and same(guesses[place, 0], at, length):
+            at, field, quoted = at + length, guesses[place, 2], guesses[place, 3] != 0
         else:
-            stop = name_end(at, end)
-            if stop < 0:
-                return False
-            field = _field(at + 1, stop - at - 1)
-            at = value_at(stop + 1, end)
+            begin = at
+            at, field, quoted, closed = _next_field(at, end, place == 0)
+            if closed:
+                break
             if at < 0:
                 return False
-            names[place, 0], names[place, 1], names[place, 2] = begin, at - begin, field
+            guesses[place, 0], guesses[place, 1] = begin, at - begin
+            guesses[place, 2], guesses[place, 3] = field, 1 if quoted else 0
         place = min(place + 1, _GUESSED - 1)
-        if field != _UNKNOWN and seen >> field & 1:
-            return False
         if field == _UNKNOWN:
-            at = skip(at, end)
+            at = skip(at - 1 if quoted else at, end)
+        elif seen >> field & 1:
+            return False
         elif _KINDS[field] == _OUTCOME:
-            at, kind, a, b = _outcome(at, end)
+            at, kind, a, b = _outcome(at - 1 if quoted else at, end)
             if _SLOTS[field] == 0:
                 prediction = (kind, a, b)
             else:
                 label = (kind, a, b)
         else:
-            at = _value(at, end, field, row, out)
+            at = _value(at, quoted, end, field, row, guesses[_TIMED], out)
         if at < 0:
             return False
         seen |= 0 if field == _UNKNOWN else 1 << field
-        at, closed = next_name(at, end)
     if at < 0 or blank(at, end) != end or seen & _REQUIRED != _REQUIRED or out.codes[0, row] < 0:
         return False
     correct = _correct(label, prediction)
@@ -391,8 +417,8 @@ def scan(buffer: npt.NDArray[np.uint8], starts: Int64, ends: Int64, max_bytes: i
         *(borrowed(out.metric_value), borrowed(out.entries)),
     )
     left, base = 0, np.int64(buffer.ctypes.data)
-    known = np.zeros((_GUESSED, 3), np.int64)
-    names = borrowed(known)
+    nothing = np.zeros((_GUESSED + 1, 4), np.int64)
+    guesses = borrowed(nothing)
     for row in range(len(starts)):
         start, end = starts[row], ends[row]
         if start < 0:
@@ -401,7 +427,7 @@ def scan(buffer: npt.NDArray[np.uint8], starts: Int64, ends: Int64, max_bytes: i
             out.state[row] = TOO_LARGE
         else:
             entries = out.entries[0]
-            if _scan_row(base + start, base + end, row, names, out):
+            if _scan_row(base + start, base + end, row, guesses, out):
                 out.state[row] = TAKEN
                 if out.id_end[row] != 0:
                     out.id_start[row] -= base

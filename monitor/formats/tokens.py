@@ -10,16 +10,19 @@ import numpy as np
 
 from monitor.formats.words import (
     BACKSLASHES,
+    BEYOND_NINES,
     HIGHS,
     MASKS,
     ONES,
+    PAIRS,
     QUOTES,
     SPACES,
+    ZEROS,
     byte_at,
     first_marked,
     word_at,
 )
-from monitor.tables import compiled
+from monitor.tables import Int64, compiled
 
 _EXACT = 1 << 53  # integers below are float64s
 _TENS = 10.0 ** np.arange(23)  # exact
@@ -39,12 +42,15 @@ def word(at: int, length: int) -> np.uint64:
 
 @compiled
 def same(a: int, b: int, length: int) -> bool:
-    done = 0
-    while done < length:
-        if word(a + done, length - done) != word(b + done, length - done):
+    """Are two stretches equal; where they are longer than a word, the last one overlaps the one before it."""
+    last, done = length - 8, 0
+    if last < 0:
+        return bool(word(a, length) == word(b, length))
+    while done < last:
+        if word_at(a + done) != word_at(b + done):
             return False
         done += 8
-    return True
+    return bool(word_at(a + last) == word_at(b + last))
 
 
 @compiled
@@ -82,8 +88,48 @@ def text_end(at: int, end: int) -> int:
 
 
 @compiled
+def _digits(at: int) -> tuple[int, int]:
+    """(how many, value) of up to seven digits; (0, 0) where they are more, or close to the end of a page.
+
+    All of a word at once: Lemire, "Quickly parsing eight digits" (2018).
+    """
+    if at & 4095 > 4088:
+        return 0, 0
+    x = word_at(at) ^ ZEROS
+    others = ((x + BEYOND_NINES) | x) & HIGHS
+    if others == 0:
+        return 0, 0
+    count = first_marked(others)
+    if count == 0:
+        return 0, 0
+    x <<= np.uint64(8 * (8 - count))
+    x = x * np.uint64(10) + (x >> np.uint64(8))
+    high = (x & PAIRS) * np.uint64(100 + (1_000_000 << 32))
+    low = ((x >> np.uint64(16)) & PAIRS) * np.uint64(1 + (10_000 << 32))
+    return count, int(np.int64((high + low) >> np.uint64(32)))
+
+
+@compiled
 def number(at: int, end: int) -> tuple[int, float, bool]:
     """(behind it, value, whole) of digits with at most one point; behind = -1 where it is not so simple."""
+    whole, value = _digits(at)
+    if whole == 1 or (whole > 1 and byte_at(at) != 48):
+        behind = at + whole
+        if byte_at(behind) != 46:
+            if behind < end and byte_at(behind) | 32 != 101:  # no exponent
+                return behind, float(value), True
+        else:
+            parts, part = _digits(behind + 1)
+            behind += 1 + parts
+            if parts > 0 and behind < end and byte_at(behind) | 32 != 101:
+                scale = _TENS[parts]
+                return behind, (value * np.int64(scale) + part) / scale, False
+    return _any_number(at, end)
+
+
+@compiled
+def _any_number(at: int, end: int) -> tuple[int, float, bool]:
+    """As `number`, digit by digit."""
     mantissa, begin, point = 0, at, -1
     while at < end:
         c = byte_at(at)
@@ -145,25 +191,41 @@ def _two(at: int) -> int:
 
 
 @compiled
-def iso_ms(at: int, end: int) -> int:
-    """Epoch ms of 2026-01-31T12:00:00[.123456](Z|+02:00), rounded down; -1 where it is not so simple."""
-    if end - at < 20 or byte_at(at + 4) != 45 or byte_at(at + 7) != 45:
+def minute_ms(at: int) -> int:
+    """Epoch ms of the seventeen bytes 2026-01-31T12:00: and -1 where they are none."""
+    if byte_at(at + 4) != 45 or byte_at(at + 7) != 45:
         return -1
     if byte_at(at + 10) != 84 or byte_at(at + 13) != 58 or byte_at(at + 16) != 58:
         return -1
     year = 100 * _two(at) + _two(at + 2)
     month, day = _two(at + 5), _two(at + 8)
-    hour, minute, second = _two(at + 11), _two(at + 14), _two(at + 17)
+    hour, minute = _two(at + 11), _two(at + 14)
     if year < 1971 or month < 1 or month > 12 or day < 1 or day > _MONTH_DAYS[month]:
         return -1
     if month == 2 and day == 29 and (year % 4 != 0 or (year % 100 == 0 and year % 400 != 0)):
         return -1
-    if hour < 0 or hour > 23 or minute < 0 or minute > 59 or second < 0 or second > 59:
+    if hour < 0 or hour > 23 or minute < 0 or minute > 59:
         return -1
     shifted, shifted_year = (month + 9) % 12, year - (1 if month <= 2 else 0)  # years that begin in March
     days = 365 * shifted_year + shifted_year // 4 - shifted_year // 100 + shifted_year // 400
     days += (153 * shifted + 2) // 5 + day - 1 - 719_468
-    ms = ((days * 24 + hour) * 60 + minute) * 60_000 + second * 1000
+    return int(((days * 24 + hour) * 60 + minute) * 60_000)
+
+
+@compiled
+def iso_ms(at: int, end: int, known: Int64) -> int:
+    """Epoch ms of 2026-01-31T12:00:00[.123456](Z|+02:00), rounded down; -1 where it is not so simple.
+
+    known: [2], where such a text stands (0 = nowhere yet) and its minute: most are in the one before's.
+    """
+    if end - at < 20:
+        return -1
+    if known[0] == 0 or not same(known[0], at, 17):
+        known[0], known[1] = at, minute_ms(at)
+    second = _two(at + 17)
+    if known[1] < 0 or second < 0 or second > 59:
+        return -1
+    ms = int(known[1]) + second * 1000
     at += 19
     if byte_at(at) == 46:
         at, scale, begin = at + 1, 100, at + 1

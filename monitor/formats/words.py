@@ -18,7 +18,9 @@ WORD = 8
 _ONES = 0x0101010101010101
 ONES, HIGHS = np.uint64(_ONES), np.uint64(0x80 * _ONES)
 QUOTES, BACKSLASHES = np.uint64(0x22 * _ONES), np.uint64(0x5C * _ONES)
-SPACES = np.uint64(0x20 * _ONES)
+SPACES, ZEROS = np.uint64(0x20 * _ONES), np.uint64(0x30 * _ONES)
+BEYOND_NINES = np.uint64(0x76 * _ONES)  # added to a byte above nine, it sets the highest bit
+PAIRS = np.uint64(0x000000FF000000FF)
 MASKS = np.array([(1 << 8 * n) - 1 for n in range(9)], np.uint64)  # [n] keeps the first n bytes
 
 
