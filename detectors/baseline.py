@@ -216,7 +216,7 @@ def new_row(row: Float32) -> None:
         row[SIDES + k] = 4.0
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def advance(
     values: Float64,
     counts: Float64,

@@ -60,7 +60,7 @@ def _ew(old: float, new: float, alpha: float, seen: float) -> float:
     return old + max(alpha, 1.0 / (seen + 1.0)) * (new - old)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def advance(
     logit: Float64, odds: Float64, rows: Int64, state: Float32, at: int, weights: Float64, daily: float,
     inputs: Float64, height: Float64,

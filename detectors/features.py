@@ -58,7 +58,7 @@ def build(z: Float64, extra: Float64, out: Float32) -> None:
     _build(z, extra, _Z_CHANNEL, _Z_FAMILY, N_CHANNELS, out)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _build(
     z: Float64, extra: Float64, channel: Int64, family: Int64, n_channels: int, out: Float32
 ) -> None:  # fmt: skip

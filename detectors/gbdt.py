@@ -127,7 +127,7 @@ def _place(leaf: int) -> int:
     return ((1 << leaf) * _DE_BRUIJN & 0xFFFFFFFF) >> 27
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _add_leaves(
     x: Float32, bounds: Int64, feature: Int32, threshold: Float32, mask: UInt32, value: Float64,
     out: Float64, width: int,

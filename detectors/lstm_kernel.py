@@ -155,7 +155,7 @@ def _judge(
     return np.float32(total / present)
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", nogil=True)
 def advance(  # noqa: C901 (one compiled loop; split up, the buffers would be handed around)
     z: Float32, mask: Bool, time: Float32, extra: Float32, state: Float32,
     in_w: Float32, in_b: Float32, in_norm: Float32,

@@ -37,7 +37,7 @@ def beyond_doubt(z: Float64, extra: Float64, budget: float) -> Float64:
     return found
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _widest(z: Float64, channels: int, family: int) -> Float64:
     """[m], mean of the _WIDEST largest absolute scores of the channels behind the request count."""
     means = np.empty(len(z))

@@ -45,7 +45,7 @@ _BLOCK = 256  # rows that are packed together
 UInt32 = npt.NDArray[np.uint32]
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _pack(data: UInt32, rows: Int64, fresh: UInt32, packed: UInt32, ends: Int64) -> None:
     """Some rows as bytes, one behind the other, into `packed`: the bits of the numbers that differ from
     `fresh` [width], the lowest first, filled up to whole words, then these numbers.
@@ -159,21 +159,24 @@ class SeriesStates:
         width, found = len(fresh), []
         words = (width + 31) // 32
         packed, ends = np.empty(_BLOCK * (words + width) + 1, np.uint32), np.empty(_BLOCK, np.int64)
+        without_metrics = self._head({})
         for block in range(0, len(rows), _BLOCK):
-            own = rows[block : block + _BLOCK]
-            _pack(data, own, fresh, packed, ends)
+            some = rows[block : block + _BLOCK]
+            _pack(data, some, fresh, packed, ends)
             start, whole = 0, packed.astype("<u4", copy=False).data.cast("B")
-            for row, end in zip(own.tolist(), (4 * ends).tolist(), strict=False):
-                found.append(self._sealed(row, whole[start:end]))
+            for row, end in zip(some.tolist(), (4 * ends).tolist(), strict=False):
+                own = self._metrics.get(row)
+                head, head_crc, names = self._head(own) if own else without_metrics
+                check = crc32c.crc32c(names, crc32c.crc32c(whole[start:end], head_crc))
+                size = end - start + len(names)
+                found.append(b"".join((head, _CHECK.pack(check, size), whole[start:end], names)))
                 start = end
         return found
 
-    def _sealed(self, row: int, numbers: memoryview) -> bytes:
-        own = self._metrics.get(row, {})
-        names = "\0".join(sorted(own, key=own.__getitem__))
-        body = bytes(numbers) + names.encode() if names else bytes(numbers)
-        head = _HEADER.pack(_MAGIC, _FORMAT, _LAYOUT, self._lstm_tag, self.lstm_width, len(own))
-        return head + _checksum(_FORMAT, head, body) + body
+    def _head(self, metrics: dict[str, int]) -> tuple[bytes, int, bytes]:
+        """(what a state begins with, its CRC-32C, what it ends with)."""
+        head = _HEADER.pack(_MAGIC, _FORMAT, _LAYOUT, self._lstm_tag, self.lstm_width, len(metrics))
+        return head, crc32c.crc32c(head), "\0".join(sorted(metrics, key=metrics.__getitem__)).encode()
 
     def load(self, series: str, state: bytes) -> None:
         """Restore what `dump` wrote, bit for bit. Raises ValueError for any other bytes."""

@@ -89,6 +89,18 @@ class WindowBatch:
     def __len__(self) -> int:
         return len(self.series)
 
+    def take(self, rows: slice) -> WindowBatch:
+        """Some of the series; the arrays are shared."""
+        return WindowBatch(
+            self.window_start_ms,
+            self.window_ms,
+            self.series[rows],
+            self.values[rows],
+            self.counts[rows],
+            {name: (mean[rows], count[rows]) for name, (mean, count) in self.metrics.items()},
+            None if self.new_version is None else self.new_version[rows],
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Contribution:

@@ -86,6 +86,33 @@ def test_a_row_does_not_depend_on_its_neighbours(ensemble: Ensemble) -> None:
     assert together.dump("model/002") == alone.dump("model/002")
 
 
+def test_halves_side_by_side_are_the_whole(ensemble: Ensemble, monkeypatch: pytest.MonkeyPatch) -> None:
+    values, counts = _services(6, 150, m=5)
+    slow_down(values[:, 3], slice(120, 150), 5.0)
+    rng = np.random.default_rng(6)
+    metrics = {
+        "toxicity": (rng.random((150, 5)), counts[:, :, 0]),
+        "age": (rng.random((150, 5)), counts[:, :, 0]),
+    }
+    new = np.arange(5) == 4
+
+    def run() -> tuple[list[ScoreBatch], list[bytes]]:
+        states, found = ensemble.new_states(), []
+        for t in range(150):
+            own = {name: (mean[t], count[t]) for name, (mean, count) in metrics.items()}
+            b = batch(t, values[t], counts[t])
+            b = WindowBatch(b.window_start_ms, WINDOW_MS, b.series, b.values, b.counts, own, new)
+            found.append(ensemble.score(b, states))
+        return found, states.dump_all(b.series)
+
+    whole, states = run()
+    monkeypatch.setattr("detectors.ensemble.SIDE_BY_SIDE", 2)
+    halves, states_of_halves = run()
+    assert all(_same(a, b) for a, b in zip(whole, halves, strict=True))
+    assert states_of_halves == states
+    assert any(found.is_anomalous.any() for found in whole)
+
+
 def test_states_survive_as_bytes(ensemble: Ensemble) -> None:
     values, counts = _services(4, 120)
     states = ensemble.new_states()
