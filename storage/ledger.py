@@ -133,6 +133,7 @@ class Ledger:
             }
             connection.execute(update(PARTITIONS).where(here).values(values))
             offsets = {name: values.get(name, getattr(stored, name)) for name in anew}
+            self._results.forget(stored.id)
             return Claim(
                 topic=topic,
                 partition=partition,
@@ -240,7 +241,7 @@ class Ledger:
                     )
                 )
             folded = self._fold(connection, commit.committed_at_ms)
-        self._results.remember(fence.id, series_ids)
+        self._results.remember(fence.id, commit, series_ids)
         return CommitResult(repeated=False, folded=folded)
 
     def fold_pending(self, now_ms: int) -> int:

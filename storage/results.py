@@ -69,9 +69,13 @@ class ResultWriter:
         self._upsert_alerts = upsert(schema.AlertTable, dialect, ["alert_id"])
         self._upsert_sketches = upsert(schema.WindowSketchTable, dialect, ["series_id", "window_start_ms"])
 
-    def remember(self, partition_id: int, series_ids: dict[str, int]) -> None:
+    def remember(self, partition_id: int, commit: Commit, series_ids: dict[str, int]) -> None:
         """Ids that a committed transaction has shown."""
-        self._series.remember(partition_id, series_ids)
+        self._series.remember(partition_id, commit, series_ids)
+
+    def forget(self, partition_id: int) -> None:
+        """To be called when the partition is claimed."""
+        self._series.forget(partition_id)
 
     def write(
         self,

@@ -18,11 +18,11 @@ from storage.types import Commit, ScoredWindows, SeriesConflict, SeriesRow
 SERIES = table(schema.SeriesTable)
 MAX_CACHED_IDS = 200_000
 MAX_IDS = 500
-_ABOUT = ("model", "endpoint", "partition_id", "last_record_ms", "live")
+_ABOUT = ("model", "endpoint", "partition_id", "live")
 _STATES = ("window_state", "detector_state", "alert_state", "rollout_state")
 _WINDOWS = ("windows", "last_window_start_ms", "last_score", "last_is_anomalous")
-_COLUMNS = (*_ABOUT, *_STATES, *_WINDOWS)
-_NEW = ("name", "first_seen_ms", *_COLUMNS)
+_COLUMNS = ("last_record_ms", *_STATES, *_WINDOWS)
+_NEW = ("name", "first_seen_ms", *_ABOUT, *_COLUMNS)
 
 _EXPIRE = (
     update(SERIES)
@@ -47,11 +47,13 @@ _SUMMED_UP = {"windows": SERIES.c.windows + _KNOWN["windows"]} | {
 }
 _OF_ID = SERIES.c.id == bindparam("b_id")
 _UPDATE = update(SERIES).where(_OF_ID).values(_KNOWN | _SUMMED_UP)
+"""Of a series that lives in this partition. What is about it stays as it is: an index holds some of that, and
+would be written anew for each row."""
 _UPDATE_NEWEST = update(SERIES).where(_OF_ID).values(_SUMMED_UP)
 
 
 class SeriesWriter:
-    """Remembers the ids of series that are known to be committed."""
+    """Remembers the ids of series that are known to be committed and to live in a partition of ours."""
 
     def __init__(self, dialect: str) -> None:
         self._ids: dict[int, dict[str, int]] = {}  # by partition
@@ -59,16 +61,23 @@ class SeriesWriter:
             schema.SeriesTable,
             dialect,
             ["name"],
-            {name: lambda _, new, name=name: new[name] for name in (*_ABOUT, *_STATES)}
+            {name: lambda _, new, name=name: new[name] for name in (*_ABOUT, "last_record_ms", *_STATES)}
             | {name: lambda old, new, name=name: func.coalesce(new[name], old[name]) for name in _WINDOWS[1:]}
             | {"windows": lambda old, new: old["windows"] + new["windows"]},
         )
 
-    def remember(self, partition_id: int, series_ids: dict[str, int]) -> None:
+    def remember(self, partition_id: int, commit: Commit, series_ids: dict[str, int]) -> None:
         """Ids that a committed transaction has shown; not before, for a rollback takes them back."""
         if sum(map(len, self._ids.values())) + len(series_ids) > MAX_CACHED_IDS:
             self._ids.clear()
-        self._ids.setdefault(partition_id, {}).update(series_ids)
+        known = self._ids.setdefault(partition_id, {})
+        known.update((row.series, series_ids[row.series]) for row in commit.series)
+        for name in (*commit.expired_series, *(row.series for row in commit.parked)):
+            known.pop(name, None)
+
+    def forget(self, partition_id: int) -> None:
+        """Somebody else may have had the partition meanwhile."""
+        self._ids.pop(partition_id, None)
 
     def write(self, connection: Connection, commit: Commit, partition_id: int) -> dict[str, int]:
         """All rows of series; returns the ids of those that the commit touches.
@@ -80,14 +89,14 @@ class SeriesWriter:
         names = {row.series for row, _ in told} | newest.keys() | {w.series for w in commit.revisions}
         remembered = self._ids.get(partition_id, {})
         ids = {name: remembered[name] for name in names & remembered.keys()}
-        unknown = names - ids.keys()
+        unknown = (names - ids.keys()) | {row.series for row in commit.parked}
         known, fresh, written = [], {}, {row.series for row, _ in told}
         for row, live in told:
-            values = _values(row, partition_id, live, newest.get(row.series, _NO_WINDOWS))
+            own = newest.get(row.series, _NO_WINDOWS)
             if row.series in unknown:
-                fresh[row.series] = (series_key(row.series), row.first_seen_ms, *values)
+                fresh[row.series] = _new(row, partition_id, live, own)
             else:
-                known.append((*values, ids[row.series]))
+                known.append((*_values(row, own), ids[row.series]))
         columns = (*(f"b_{name}" for name in _COLUMNS), "b_id")
         execute_many(connection, _UPDATE, columns, sorted(known, key=lambda values: values[-1]))
         if unknown:
@@ -120,20 +129,22 @@ class SeriesWriter:
         for name in stray:
             if keys[name] not in stored:
                 row = _ended_row(keys[name], commit)
-                values = _values(row, partition_id, False, newest.get(name, _NO_WINDOWS))
-                fresh[name] = (keys[name], row.first_seen_ms, *values)
+                fresh[name] = _new(row, partition_id, False, newest.get(name, _NO_WINDOWS))
         execute_many(connection, self._insert, _NEW, [fresh[name] for name in sorted(fresh)])
         ids = _select_ids(connection, list(keys.values()))
         return {name: ids[key] for name, key in keys.items()}
 
 
-def _values(row: SeriesRow, partition_id: int, live: bool, newest: _Newest) -> tuple[object, ...]:
+def _new(row: SeriesRow, partition_id: int, live: bool, newest: _Newest) -> tuple[object, ...]:
+    """As _NEW."""
+    about = (series_key(row.model), series_key(row.endpoint), partition_id, live)
+    return (series_key(row.series), row.first_seen_ms, *about, *_values(row, newest))
+
+
+def _values(row: SeriesRow, newest: _Newest) -> tuple[object, ...]:
     """As _COLUMNS."""
-    return (
-        *(series_key(row.model), series_key(row.endpoint), partition_id, row.last_record_ms, live),
-        *(row.window_state, row.detector_state, row.alert_state, row.rollout_state),
-        *newest,
-    )
+    states = (row.window_state, row.detector_state, row.alert_state, row.rollout_state)
+    return (row.last_record_ms, *states, *newest)
 
 
 def _ended_row(name: str, commit: Commit) -> SeriesRow:

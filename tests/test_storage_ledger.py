@@ -226,6 +226,26 @@ def test_a_series_may_go_to_another_partition_and_come_back(engine: Engine, ledg
     assert told == [(3, 2 * MINUTE_MS)]
 
 
+@pytest.mark.parametrize("leaves", ["expired", "parked"])
+def test_a_series_lives_again_under_an_owner_that_knew_it(
+    engine: Engine, ledger: Ledger, leaves: str
+) -> None:
+    """Meanwhile it may have lived in another partition."""
+    here, there = (ledger.claim("logs", n, now_ms=0) for n in (0, 1))
+    series = make_series("m/moves")
+    gone = {"expired_series": ["m/moves"]} if leaves == "expired" else {"parked": [series]}
+    ledger.commit(make_commit(here, None, 1, series=[series]))
+    ledger.commit(make_commit(here, 1, 2, **gone))
+    assert ledger.claim("logs", 2, now_ms=0).series == []
+    ledger.commit(make_commit(there, None, 1, series=[series]))
+    with pytest.raises(SeriesConflict, match="m/moves"):
+        ledger.commit(make_commit(here, 2, 3, series=[series]))
+    ledger.commit(make_commit(there, 1, 2, **gone))
+    ledger.commit(make_commit(here, 2, 3, series=[series]))
+    assert [row.series for row in ledger.claim("logs", 0, now_ms=0).series] == ["m/moves"]
+    assert ledger.claim("logs", 1, now_ms=0).series == []
+
+
 def test_a_series_that_comes_and_goes_within_one_commit(engine: Engine, ledger: Ledger) -> None:
     claim = ledger.claim("logs", 0, now_ms=0)
     ledger.commit(
