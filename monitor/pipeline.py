@@ -24,6 +24,7 @@ from monitor.sources.base import (
     EndOfLog,
     Event,
     Gap,
+    Partition,
     RawBatch,
     Revoked,
     Undecodable,
@@ -62,7 +63,7 @@ class Pipeline(Owner):
     records_read: int = 0
     _ends_at_s: float = float("-inf")
     _ahead: DecodeAhead = field(default_factory=DecodeAhead)
-    _brought: bool = False  # the newest poll has brought messages
+    _brought: set[Partition] = field(default_factory=set)  # partitions of which the newest poll has messages
 
     # ---------------------------------------------------------------- the path
 
@@ -72,7 +73,7 @@ class Pipeline(Owner):
         if any(p.inbox for p in self.owned.values()):
             timeout_s = min(timeout_s, AHEAD_S)
         events = self.parts.source.poll(timeout_s, max_records)
-        self._brought = any(isinstance(event, RawBatch) for event in events)
+        self._brought = {event.partition for event in events if isinstance(event, RawBatch)}
         for event in events:
             self._receive(event)
         self._mind_brokers()
@@ -152,9 +153,10 @@ class Pipeline(Owner):
 
     def _left_for_later(self, p: OwnedPartition) -> bool:
         """The newest batch of a partition that has more to read is decoded while the one before it is worked
-        on; so it stays for the next round, unless this one has brought nothing."""
+        on; so it stays for the round after the one that brought it."""
         newest = p.inbox[0]
-        return self._brought and len(p.inbox) == 1 and isinstance(newest, Decoding) and newest.ahead
+        only = p.key in self._brought and len(p.inbox) == 1
+        return only and isinstance(newest, Decoding) and newest.ahead
 
     def _decoded(self, p: OwnedPartition, waiting: Decoding) -> Decoded:
         self.records_read += waiting.messages

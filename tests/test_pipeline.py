@@ -265,6 +265,25 @@ def test_a_batch_of_many_windows_is_committed_in_portions(tmp_path: Path) -> Non
     assert [at for own in starts for at in own] == [START_MS + n * 60_000 for n in range(200)]
 
 
+def test_a_large_batch_waits_for_one_round_whatever_others_bring(tmp_path: Path) -> None:
+    """It is left for the batch behind it, of its own partition; another one may have messages for ever."""
+    ledger, clock, busy = (
+        ledger_for(f"sqlite:///{tmp_path / 'two.db'}"),
+        ManualClock(START_MS),
+        Partition("b", 0),
+    )
+    large = lines(services=1, minutes=20, per_minute=110, fault_at=99)
+    source = MemorySource([pack(KEY, range(len(large)), large)], bounded=False)
+    parts = Parts(source, ledger, Facts(ledger.engine), clock, FixedModel(PlainScorer()))
+    pipeline, read = Pipeline(Settings(), parts), []
+    for turn in range(5):
+        source.add(pack(busy, [turn], [large[0].replace(b"svc-0", b"other")]))
+        pipeline.turn(0.0)
+        read.append(pipeline.records_read)
+    assert len(large) >= decoding.AHEAD_ROWS
+    assert read[1] < len(large) <= read[2], read
+
+
 def with_late_messages(messages: list[bytes]) -> list[bytes]:
     """Every 40th comes a hundred messages later: behind its window, and within the horizon."""
     late = {i: messages[i] for i in range(0, len(messages) - 100, 40)}
