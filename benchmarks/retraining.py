@@ -86,12 +86,12 @@ def ingest(folder: str, log: str, records: int) -> dict[str, Any]:
 
 
 def write_logs(folder: str, number: int, records: int) -> list[str]:
-    """Logs of one shape, each with series of its own."""
-    made = load.make(records, LOG_SERIES, LOG_MINUTES)
+    """Logs of one shape, each with series of its own, in a folder that was used before, too."""
+    made, run = load.make(records, LOG_SERIES, LOG_MINUTES), round(time.time())
     paths = []
     for n in range(number):
-        names = [name.replace("chat", f"run{n}") for name in made.names]
-        paths.append(f"{folder}/log-{n}.jsonl")
+        names = [name.replace("chat", f"run{run}-{n}") for name in made.names]
+        paths.append(f"{folder}/log-{run}-{n}.jsonl")
         messages = load.write(replace(made, names=names), Path(paths[-1]))
     Path(folder, "warm.jsonl").write_bytes(b"\n".join(messages[:10_000]) + b"\n")
     return paths
