@@ -31,7 +31,6 @@ from benchmarks.throughput import settings_for, whole_path
 
 SERVICES, PAST = 40, 3 * DAY  # imitated services, and windows of each before they repeat
 LOG_SERIES, LOG_MINUTES = 100, 60
-NICE = 10  # as the daemon's
 
 
 def fill(engine: Engine, windows: int) -> None:
@@ -55,8 +54,9 @@ def fill(engine: Engine, windows: int) -> None:
 def train(folder: str, windows: int) -> dict[str, Any]:
     """One training on everything stored, in this process."""
     from monitor.jobs import train_at
+    from monitor.models import LAST_IN_QUEUE
 
-    os.nice(NICE)
+    os.nice(LAST_IN_QUEUE)
     started = time.monotonic()
     told = train_at(settings_for({"kind": "file"}, folder), START_MS + span_ms(windows))
     return {

@@ -40,6 +40,7 @@ STRAGGLER_WAIT_S = 30.0
 CHOICE_CHECK_S = 10.0
 RETRIAL_S = 600.0
 ANCHOR_KEY = "training_anchor_ms"
+LAST_IN_QUEUE = 19  # niceness of a training: reading a log that lags takes both of two cores
 
 
 class Models(Protocol):
@@ -298,5 +299,5 @@ def load_scorer(settings: Settings, artifact: bytes | None) -> Ensemble:
 
 
 def _train_politely(train: Callable[[Settings, int], object], settings: Settings, at_ms: int) -> None:
-    os.nice(10)
+    os.nice(LAST_IN_QUEUE)
     train(settings, at_ms)

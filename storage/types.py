@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from storage.names import FEATURE_COLUMNS as FEATURE_COLUMNS
 from storage.names import DatabaseInUse as DatabaseInUse
@@ -44,8 +44,9 @@ class Claim:
     topic_changed: bool = False  # the stored topic id differs: the topic was deleted and made anew
 
 
-@dataclass(frozen=True, slots=True)
-class SeriesRow:
+class SeriesRow(NamedTuple):
+    """A commit of many series makes one of each, so it is a tuple."""
+
     series: str
     model: str
     endpoint: str

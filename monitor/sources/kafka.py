@@ -41,7 +41,7 @@ log = structlog.get_logger(__name__)
 LOOKUP_TIMEOUT_MS = 2_000
 HOLE_S = 1.0  # a partition that lags and does not move for this long may stand before a hole in the offsets
 STALL_S = 60.0  # a partition that lags and does not move for this long gets a new consumer
-METADATA_TIMEOUT_S = 1.0
+METADATA_TIMEOUT_S = 3.0  # to connect (TLS and a password take their time) and to hear of the partitions
 REFUSED = (
     kafka_errors.SaslAuthenticationFailedError,
     kafka_errors.AuthorizationError,
