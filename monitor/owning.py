@@ -226,14 +226,18 @@ class Owner:
             return
         p.told_at_s = now_s
         waiting = bool(p.inbox) or p.dirty or p.at_gate or now_s - p.read_at_s < QUIET_S
-        with self._database():
-            if p.silence.stalled or (not waiting and self._fully_read(p)):
-                if not p.resting:
+        if p.silence.stalled or (not waiting and self._fully_read(p)):
+            if not p.resting:
+                with self._database():
                     self.parts.ledger.finish(*p.place, self.parts.clock.now_ms())
-                    self.parts.on_committed()
-                    p.resting = True
-            elif now_s - p.committed_at_s < self.settings.source.stalled_after_s:
-                self.parts.ledger.touch(*p.place, self.parts.clock.now_ms())
+                self.parts.on_committed()
+                p.resting = True
+        elif now_s - p.committed_at_s < self.settings.source.stalled_after_s:
+            self._touch(p)
+
+    def _touch(self, p: OwnedPartition) -> None:
+        with self._database():
+            self.parts.ledger.touch(*p.place, self.parts.clock.now_ms())
 
     def _tell_at_work(self) -> None:
         """In the middle of a long stretch: this partition and those that wait for their turn are at work."""
@@ -244,8 +248,7 @@ class Owner:
         try:
             for p in self.owned.values():
                 if not (p.ended or p.resting) and now_s - p.told_at_s >= TELL_S:
-                    with self._database():
-                        self.parts.ledger.touch(*p.place, self.parts.clock.now_ms())
+                    self._touch(p)
                     p.told_at_s = now_s
         except Exception as error:  # the next commit meets it too, and is what waits
             if not is_transient(error):
@@ -257,8 +260,7 @@ class Owner:
         try:
             for p in self.owned.values():
                 if p.resting and p.inbox:
-                    with self._database():
-                        self.parts.ledger.touch(*p.place, self.parts.clock.now_ms())
+                    self._touch(p)
                     p.resting = False
             now_s = self.parts.clock.monotonic_s()
             if now_s - self._rested_at_s < REST_S:

@@ -2,57 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, bindparam, case, delete, or_, select, update
+from sqlalchemy import Connection, Engine, case, delete, or_, select, update
 from sqlalchemy import text as sql_text
 
-from storage import folding, notices, schema, text
+from storage import folding, kept, notices, schema, text
 from storage.attendance import Attendance
 from storage.engine import reading
+from storage.fence import pass_fence
 from storage.results import ResultWriter
 from storage.rows import series_key
 from storage.schema import table
-from storage.series_rows import MAX_IDS
-from storage.types import Claim, Commit, Fenced, Fold, SeriesRow
+from storage.types import Claim, Commit, Fold, SeriesRow
 
 PARTITIONS, SERIES = table(schema.PartitionTable), table(schema.SeriesTable)
 ALERTS = table(schema.AlertTable)
-SKETCHES, REJECTS = table(schema.WindowSketchTable), table(schema.RejectTable)
+SKETCHES = table(schema.WindowSketchTable)
 SKETCH_HORIZONS = 2
 """Sketches are kept this many revision horizons: amendments that wait for their window to close were
 decided at an earlier watermark, and a restart decides them again."""
-TOTALS = ("records", "accepted", "rejected", "late", "duplicates")
-OFFSETS = ("old_next_offset", "next_offset", "restart_offset", "close_offset")
-FENCED = ("topic", "partition", "epoch", *OFFSETS, "watermark_ms", "model_version", "committed_at_ms")
 GIVE_BACK_LOCK_MS = 300
 """A process that ends cannot wait for a transaction that hangs, its own perhaps."""
-
-_FENCE = (
-    update(PARTITIONS)
-    .where(
-        PARTITIONS.c.topic == bindparam("b_topic"),
-        PARTITIONS.c.partition == bindparam("b_partition"),
-        PARTITIONS.c.epoch == bindparam("b_epoch"),
-        PARTITIONS.c.next_offset.is_not_distinct_from(bindparam("b_old_next_offset")),
-        PARTITIONS.c.commit_token.is_distinct_from(bindparam("b_token")),
-    )
-    .values(
-        next_offset=bindparam("b_next_offset"),
-        restart_offset=bindparam("b_restart_offset"),
-        close_offset=bindparam("b_close_offset"),
-        watermark_ms=bindparam("b_watermark_ms"),
-        model_version=bindparam("b_model_version"),
-        commit_token=bindparam("b_token"),
-        updated_at_ms=bindparam("b_committed_at_ms"),
-        finished=False,
-        **{name: PARTITIONS.c[name] + bindparam(f"b_{name}") for name in TOTALS},
-    )
-    .returning(PARTITIONS.c.id, PARTITIONS.c.topic_id)
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +119,8 @@ class Ledger:
                 late=stored.late,
                 duplicates=stored.duplicates,
                 model_version=stored.model_version,
-                series=_live_series(connection, stored.id),
-                rejected_offsets=_rejected(
+                series=kept.live_series(connection, stored.id),
+                rejected_offsets=kept.rejected_offsets(
                     connection,
                     stored.id,
                     values["topic_id"] or "",
@@ -216,32 +189,30 @@ class Ledger:
         already, ValueError for a score that is no number, SeriesConflict for a series of two partitions.
         A commit that is repeated because its answer was lost is recognised and written once.
         """
-        token = _token(commit)
         with self.engine.begin() as connection:
-            fence = connection.execute(_FENCE, _fence_values(commit, token)).first()
+            fence = pass_fence(connection, commit)
             if fence is None:
-                self._already_written_or_fenced(connection, commit, token)
                 return CommitResult(repeated=True, folded=0)
             if commit.topic_id is not None or commit.leader_epoch is not None:
                 values = {"topic_id": commit.topic_id, "leader_epoch": commit.leader_epoch}
                 connection.execute(
                     update(PARTITIONS)
-                    .where(PARTITIONS.c.id == fence.id)
+                    .where(PARTITIONS.c.id == fence.partition_id)
                     .values({name: value for name, value in values.items() if value is not None})
                 )
             topic_id = commit.topic_id or fence.topic_id or ""
             horizon_ms = (commit.watermark_ms or 0) - SKETCH_HORIZONS * self.revision_horizon_ms
             series_ids = self._results.write(
-                connection, commit, fence.id, topic_id, sketches_from_ms=horizon_ms
+                connection, commit, fence.partition_id, topic_id, sketches_from_ms=horizon_ms
             )
             if commit.watermark_ms is not None:
                 connection.execute(
                     delete(SKETCHES).where(
-                        SKETCHES.c.partition_id == fence.id, SKETCHES.c.window_start_ms < horizon_ms
+                        SKETCHES.c.partition_id == fence.partition_id, SKETCHES.c.window_start_ms < horizon_ms
                     )
                 )
             folded = self._fold(connection, commit.committed_at_ms)
-        self._results.remember(fence.id, commit, series_ids)
+        self._results.remember(fence.partition_id, commit, series_ids)
         return CommitResult(repeated=False, folded=folded)
 
     def fold_pending(self, now_ms: int) -> int:
@@ -288,22 +259,6 @@ class Ledger:
         stale_before_ms = self._attendance.stale_before_ms(now_ms)
         return folding.passed(connection, stale_before_ms, self.allowed_lateness_ms)
 
-    def _already_written_or_fenced(self, connection: Connection, commit: Commit, token: str) -> None:
-        stored = connection.execute(
-            select(PARTITIONS.c.epoch, PARTITIONS.c.next_offset, PARTITIONS.c.commit_token).where(
-                PARTITIONS.c.topic == commit.topic, PARTITIONS.c.partition == commit.partition
-            )
-        ).first()
-        where = f"{commit.topic}[{commit.partition}]"
-        if stored is None or stored.epoch != commit.epoch:
-            raise Fenced(f"{where}: epoch {commit.epoch} is not the newest")
-        if stored.commit_token != token:
-            fenced = Fenced(
-                f"{where}: the database stands at offset {stored.next_offset}, not {commit.old_next_offset}"
-            )
-            fenced.reclaim = True
-            raise fenced
-
     # -------------------------------------------------------------------- reads
 
     def load_sketch(self, series: str, window_start_ms: int) -> bytes | None:
@@ -325,20 +280,8 @@ class Ledger:
 
     def load_parked(self, topic: str, partition: int, names: list[str]) -> list[SeriesRow]:
         """Those of `names` that were parked in this partition, with their states."""
-        found: list[SeriesRow] = []
         with reading(self.engine) as connection:
-            for start in range(0, len(names), MAX_IDS):
-                keys = {series_key(name): name for name in names[start : start + MAX_IDS]}
-                parked = (
-                    select(*_SERIES_ROW)
-                    .join(PARTITIONS, PARTITIONS.c.id == SERIES.c.partition_id)
-                    .where(PARTITIONS.c.topic == topic, PARTITIONS.c.partition == partition)
-                    .where(SERIES.c.name.in_(list(keys)), SERIES.c.live.is_(False))
-                    .where(SERIES.c.detector_state.is_not(None))
-                )
-                rows = connection.execute(parked).mappings()
-                found += [SeriesRow(**{**row, "series": keys[row["series"]]}) for row in rows]
-        return found
+            return kept.parked_series(connection, topic, partition, names)
 
 
 def _mine(topic: str, partition: int, epoch: int) -> Any:
@@ -353,61 +296,3 @@ def _insert_missing(connection: Connection) -> Any:
     else:
         from sqlalchemy.dialects.sqlite import insert as insert_  # type: ignore[assignment]
     return insert_(PARTITIONS).on_conflict_do_nothing(index_elements=["topic", "partition"])
-
-
-_SERIES_ROW = (
-    SERIES.c.name.label("series"),
-    SERIES.c.model,
-    SERIES.c.endpoint,
-    SERIES.c.first_seen_ms,
-    SERIES.c.last_record_ms,
-    SERIES.c.window_state,
-    SERIES.c.detector_state,
-    SERIES.c.alert_state,
-    SERIES.c.rollout_state,
-)
-
-
-def _live_series(connection: Connection, partition_id: int) -> list[SeriesRow]:
-    rows = connection.execute(
-        select(*_SERIES_ROW).where(SERIES.c.partition_id == partition_id, SERIES.c.live.is_(True))
-    ).mappings()
-    return sorted((SeriesRow(**row) for row in rows), key=lambda r: r.series)
-
-
-def _rejected(
-    connection: Connection, partition_id: int, topic_id: str, first: int | None, end: int | None
-) -> frozenset[int]:
-    if first is None or end is None:
-        return frozenset()
-    statement = select(REJECTS.c.offset).where(
-        REJECTS.c.partition_id == partition_id,
-        REJECTS.c.offset >= first,
-        REJECTS.c.offset < end,
-        REJECTS.c.topic_id.in_(["", topic_id]),
-    )
-    return frozenset(connection.execute(statement).scalars())
-
-
-def _token(commit: Commit) -> str:
-    """Tells whether a stored commit is this one; equal for equal content, whenever it is tried."""
-    content = [
-        commit.epoch,
-        commit.old_next_offset,
-        commit.next_offset,
-        commit.restart_offset,
-        commit.close_offset,
-        commit.watermark_ms,
-        *(getattr(commit, name) for name in TOTALS),
-        [row.series for row in commit.parked],
-        [(batch.window_start_ms, len(batch.series)) for batch in commit.windows],
-        [(w.series, w.window_start_ms) for w in commit.revisions],
-        [(t.at_ms, t.kind, t.alert.alert_id) for t in commit.transitions],
-        commit.expired_series,
-        commit.model_version,
-    ]
-    return hashlib.sha256(repr(content).encode("utf-8", "replace")).hexdigest()
-
-
-def _fence_values(commit: Commit, token: str) -> dict[str, Any]:
-    return {**{f"b_{name}": getattr(commit, name) for name in (*FENCED, *TOTALS)}, "b_token": token}

@@ -16,6 +16,7 @@ Int8 = npt.NDArray[np.int8]
 UInt64 = npt.NDArray[np.uint64]
 
 SLOW, TAKEN, TOMBSTONE, TOO_LARGE = 0, 1, 2, 3  # what became of a row
+GUESSED = 32  # fields of a row, one behind the other
 NAMES = len(TEXT_FIELDS)  # the dictionary that holds the names of user metrics
 
 
@@ -39,6 +40,7 @@ class Scan(NamedTuple):
     metric_name: Int32  # [entries], code in dictionary NAMES
     metric_value: Float64  # [entries], NaN = null
     entries: Int64  # [1], how many of them are filled
+    guesses: Int64  # [GUESSED + 1, 4], for the scanner alone: see there
 
 
 def room(n: int) -> Scan:
@@ -62,4 +64,5 @@ def room(n: int) -> Scan:
         metric_name=np.empty(entries, np.int32),
         metric_value=np.empty(entries),
         entries=np.zeros(1, np.int64),
+        guesses=np.zeros((GUESSED + 1, 4), np.int64),
     )

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monitor.formats.native import FIELDS, MAX_METRIC_NAME_CHARS, MAX_NUMBER, MAX_TEXT_CHARS, SHARES
-from monitor.formats.scan import NAMES, TAKEN, TOMBSTONE, TOO_LARGE, Scan
+from monitor.formats.scan import GUESSED, NAMES, TAKEN, TOMBSTONE, TOO_LARGE, Scan
 from monitor.formats.tokens import (
     blank,
     epoch_ms,
@@ -39,8 +39,7 @@ UInt32 = npt.NDArray[np.uint32]
 _TIME, _TEXT, _ID, _STATUS, _NUMBER, _OUTCOME, _METRICS = range(7)
 _UNKNOWN = -1
 _TABLE_BITS = 7
-_GUESSED = 32  # fields of a row, one behind the other
-_TIMED = _GUESSED  # behind them: where a timestamp stands, and its minute
+_TIMED = GUESSED  # behind the guesses: where a timestamp stands, and its minute
 _KEY = np.uint64(0x9E3779B97F4A7C15)
 _MIX = np.uint64(0xD6E8FEB86659FD93)
 
@@ -359,13 +358,13 @@ def _next_field(at: int, end: int, first: bool) -> tuple[int, int, bool, bool]:
 
 
 @inlined
-def _scan_row(at: int, end: int, row: int, guesses: Int64, out: Scan) -> bool:
+def _scan_row(at: int, end: int, row: int, out: Scan) -> bool:
     """True if the whole row was understood.
 
-    guesses: [_GUESSED + 1, 4], what stood between two values of a row before: where, how long, of which
-    field, and whether it ends with a quote. Most rows have the same fields in the same order.
+    out.guesses holds what stood between two values of a row before: where, how long, of which field, and
+    whether it ends with a quote. Most rows have the same fields in the same order.
     """
-    seen, place = 0, 0
+    seen, place, guesses = 0, 0, out.guesses
     label = prediction = (0, 0, 0)
     while True:
         length = guesses[place, 1]
@@ -380,7 +379,7 @@ def _scan_row(at: int, end: int, row: int, guesses: Int64, out: Scan) -> bool:
                 return False
             guesses[place, 0], guesses[place, 1] = begin, at - begin
             guesses[place, 2], guesses[place, 3] = field, 1 if quoted else 0
-        place = min(place + 1, _GUESSED - 1)
+        place = min(place + 1, GUESSED - 1)
         if field == _UNKNOWN:
             at = skip(at - 1 if quoted else at, end)
         elif seen >> field & 1:
@@ -414,11 +413,9 @@ def scan(buffer: npt.NDArray[np.uint8], starts: Int64, ends: Int64, max_bytes: i
         *(borrowed(out.correct), borrowed(out.id_start), borrowed(out.id_end), borrowed(out.key)),
         *(borrowed(out.codes), borrowed(out.places), borrowed(out.value_start), borrowed(out.value_end)),
         *(borrowed(out.sizes), borrowed(out.metric_row), borrowed(out.metric_name)),
-        *(borrowed(out.metric_value), borrowed(out.entries)),
+        *(borrowed(out.metric_value), borrowed(out.entries), borrowed(out.guesses)),
     )
     left, base = 0, np.int64(buffer.ctypes.data)
-    nothing = np.zeros((_GUESSED + 1, 4), np.int64)
-    guesses = borrowed(nothing)
     for row in range(len(starts)):
         start, end = starts[row], ends[row]
         if start < 0:
@@ -427,7 +424,7 @@ def scan(buffer: npt.NDArray[np.uint8], starts: Int64, ends: Int64, max_bytes: i
             out.state[row] = TOO_LARGE
         else:
             entries = out.entries[0]
-            if _scan_row(base + start, base + end, row, guesses, out):
+            if _scan_row(base + start, base + end, row, out):
                 out.state[row] = TAKEN
                 if out.id_end[row] != 0:
                     out.id_start[row] -= base

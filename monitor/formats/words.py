@@ -62,7 +62,8 @@ def _first_marked(typing_context: Any, word: Any) -> Any:
 def _borrowed(typing_context: Any, array: Any) -> Any:
     """The same array without its reference count, which compiled code touches at every use of a tuple.
 
-    Only for as long as somebody else holds the array.
+    Only of what the caller in Python holds: an array that the compiled function has made itself is freed at
+    once, for this is its last use.
     """
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
