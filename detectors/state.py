@@ -104,8 +104,8 @@ class SeriesStates:
         """Rows of `series`, made where they are new. The same list object is answered from memory."""
         if self._known is not None and self._known[0] == series:
             return self._known[1]
-        row_of = self._row_of
-        rows = np.array([row_of[s] if s in row_of else self._add(s) for s in series], dtype=np.int64)
+        self._add([name for name in series if name not in self._row_of])
+        rows = np.array([self._row_of[name] for name in series], dtype=np.int64)
         self._known = (list(series), rows)
         return rows
 
@@ -199,7 +199,9 @@ class SeriesStates:
         if len(body) < 4 * len(marked):
             raise ValueError("a series state is damaged")
         numbers, names = np.frombuffer(body, "<f4", len(marked)), body[4 * len(marked) :].decode()
-        row = self._row_of[series] if series in self._row_of else self._add(series)
+        if series not in self._row_of:
+            self._add([series])
+        row = self._row_of[series]
         self.data[row] = self._fresh
         marked = np.where(marked < own, marked, marked + BASELINE_WIDTH - own)
         same_lstm = tag == self._lstm_tag and lstm_width == self.lstm_width
@@ -216,16 +218,17 @@ class SeriesStates:
             self._metrics.pop(row, None)
             self._free.append(row)
 
-    def _add(self, series: str) -> int:
+    def _add(self, new: list[str]) -> None:
+        """Rows for names that have none: those that others left first. Many at once cost little each."""
+        if not new:
+            return
         self._known = None
-        if self._free:
-            row = self._free.pop()
-        else:
-            row = len(self._row_of)
-            if row == len(self.data):
-                grown = np.zeros((2 * row, self.data.shape[1]), np.float32)
-                grown[:row] = self.data
-                self.data = grown
-        self._row_of[series] = row
-        self.data[row] = self._fresh
-        return row
+        used = len(self._row_of) + len(self._free)
+        left = [self._free.pop() for _ in range(min(len(self._free), len(new)))]
+        rows = [*left, *range(used, used + len(new) - len(left))]
+        if rows[-1] >= len(self.data):
+            grown = np.zeros((max(2 * len(self.data), rows[-1] + 1), self.data.shape[1]), np.float32)
+            grown[:used] = self.data[:used]
+            self.data = grown
+        self._row_of.update(zip(new, rows, strict=True))
+        self.data[rows] = self._fresh

@@ -283,7 +283,6 @@ class OpenWindow:
 
     def _mark(self, batch: Batch, kept: Int64) -> None:
         """Remember what tells the records of two versions apart, beside their buckets."""
-        c, part = batch.columns, slice(self._used, self._used + len(kept))
         if self._marks is None:
             self._marks = _no_marks(self._entries)
         elif len(self._marks.versions) < self._entries:
@@ -291,9 +290,7 @@ class OpenWindow:
             for name in _Marks._fields:
                 getattr(bigger, name)[: self._used] = getattr(self._marks, name)[: self._used]
             self._marks = bigger
-        self._marks.versions[part] = c.texts[_VERSION, kept]
-        self._marks.flags[part] = np.stack([c.is_error[kept], c.truncated[kept], c.correct[kept]], axis=1)
-        self._marks.confidence[part] = c.numbers[_CONFIDENCE, kept]
+        kernels.mark(batch.columns, _VERSION, _CONFIDENCE, kept, self._used, *self._marks)
 
     def _make_rows(self, sid: Int32) -> None:
         highest = int(sid.max())

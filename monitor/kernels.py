@@ -17,7 +17,9 @@ from monitor.sketches import (
 )
 from monitor.tables import (
     Columns,
+    Float32,
     Float64,
+    Int8,
     Int32,
     Int64,
     Table,
@@ -297,6 +299,30 @@ def count(
     _add_slices(table, columns, kept, rows)
     _add_exemplars(table, columns, kept, rows)
     return kept, rows, _settle_exemplars(table.exemplars, rows_used)
+
+
+@compiled
+def mark(
+    columns: Columns,
+    version: int,
+    confidence: int,
+    kept: Int64,
+    entries: int,
+    versions: Int32,
+    flags: Int8,
+    confidences: Float32,
+) -> None:
+    """Of the kept records, from entry `entries` on: text id of the version, flags and confidence.
+
+    version, confidence: rows of columns.texts and columns.numbers.
+    """
+    for j in range(len(kept)):
+        i, entry = kept[j], entries + j
+        versions[entry] = columns.texts[version, i]
+        flags[entry, 0] = columns.is_error[i]
+        flags[entry, 1] = columns.truncated[i]
+        flags[entry, 2] = columns.correct[i]
+        confidences[entry] = columns.numbers[confidence, i]
 
 
 @compiled

@@ -64,15 +64,15 @@ class Pipeline(Owner):
     _ends_at_s: float = float("-inf")
     _ahead: DecodeAhead = field(default_factory=DecodeAhead)
     _brought: set[Partition] = field(default_factory=set)  # partitions of which the newest poll has messages
+    _left: bool = False  # the newest round has left a batch for the next one
 
     # ---------------------------------------------------------------- the path
 
     def turn(self, timeout_s: float, max_records: int = 50_000) -> bool:
         """One round: poll, work, commit. Returns False when a bounded log has been read to its end."""
         self._show_life()
-        if any(p.inbox for p in self.owned.values()):
-            timeout_s = min(timeout_s, AHEAD_S)
-        events = self.parts.source.poll(timeout_s, max_records)
+        events = self.parts.source.poll(min(timeout_s, AHEAD_S) if self._left else timeout_s, max_records)
+        self._left = False
         self._brought = {event.partition for event in events if isinstance(event, RawBatch)}
         for event in events:
             self._receive(event)
@@ -156,7 +156,9 @@ class Pipeline(Owner):
         on; so it stays for the round after the one that brought it."""
         newest = p.inbox[0]
         only = p.key in self._brought and len(p.inbox) == 1
-        return only and isinstance(newest, Decoding) and newest.ahead
+        left = only and isinstance(newest, Decoding) and newest.ahead
+        self._left |= left
+        return left
 
     def _decoded(self, p: OwnedPartition, waiting: Decoding) -> Decoded:
         self.records_read += waiting.messages
