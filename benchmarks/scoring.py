@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -56,18 +57,22 @@ def batches(series: int, windows: int) -> list[Any]:
     ]
 
 
-def ours(series: int, windows: int) -> dict[str, Any]:
-    """In a process of its own, one thread. The first batches warm up and are not counted."""
+def ours(series: int, windows: int, halves: int) -> dict[str, Any]:
+    """In a process of its own; one thread, or large batches in two halves as the daemon does it. The first
+    batches warm up and are not counted."""
+    import detectors.ensemble
     from detectors.ensemble import Ensemble
     from detectors.types import WindowBatch
 
+    if not halves:
+        detectors.ensemble.SIDE_BY_SIDE = sys.maxsize
     ensemble = Ensemble.prior(false_alarms_per_week=1.0, window_ms=60_000)
     states, given = ensemble.new_states(), batches(series, windows + 2)
     for batch in given[:2]:
         ensemble.score(batch, states)
-    before = rounds.cpu_s()
+    before, wall = rounds.cpu_s(), time.monotonic()
     scores = [ensemble.score(batch, states) for batch in given[2:]]
-    cpu = rounds.cpu_s() - before
+    cpu, wall = rounds.cpu_s() - before, time.monotonic() - wall
     alone, few = ensemble.new_states(), slice(0, min(series, 50))
     for batch, whole in zip(given, [None, None, *scores], strict=True):
         part = WindowBatch(
@@ -78,7 +83,7 @@ def ours(series: int, windows: int) -> dict[str, Any]:
         if whole is not None:
             np.testing.assert_array_equal(found.score, whole.score[few])
             assert np.isfinite(whole.gbdt_score).all() and np.isfinite(whole.lstm_score).all()
-    return {"windows": series * windows, "cpu_s": cpu}
+    return {"windows": series * windows, "cpu_s": cpu, "wall_s": wall}
 
 
 def forest(data: np.ndarray[Any, Any]) -> dict[str, Any]:
@@ -115,18 +120,20 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    parser.add_argument("--ours", nargs=2, type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--ours", nargs=3, type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.ours:
         print(json.dumps(ours(*options.ours)))
         return
     here = [sys.executable, "-m", "benchmarks.scoring", "--ours"]
-    contenders: dict[str, Callable[[], dict[str, Any]]] = {
-        f"ours, {n:,} series": partial(
-            rounds.child, [*here, str(n), str(options.windows)], OMP_NUM_THREADS="1"
-        )
-        for n in (100, 1_000, options.series)
-    }
+    first, halves = f"ours, {options.series:,} series", f"ours, {options.series:,} series in two halves"
+
+    def child(series: int, halves: int) -> Callable[[], dict[str, Any]]:
+        command = [*here, str(series), str(options.windows), str(halves)]
+        return partial(rounds.child, command, OMP_NUM_THREADS="1")
+
+    contenders = {f"ours, {n:,} series": child(n, 0) for n in (100, 1_000, options.series)}
+    contenders[halves] = child(options.series, 1)
     given = batches(8, 400)
     data = np.nan_to_num(np.stack([batch.values[:, :COLUMNS] for batch in given], axis=1))
     with tempfile.TemporaryDirectory() as folder:
@@ -142,7 +149,8 @@ def main() -> None:
     rates = {name: [{"rate": r["windows"] / r["cpu_s"]} for r in results] for name, results in found.items()}
     for name, results in rates.items():
         print(f"| {name} | {rounds.spread([r['rate'] for r in results])} |")
-    first = f"ours, {options.series:,} series"
+    walls = {name: [{"rate": r["windows"] / r["wall_s"]} for r in found[name]] for name in (first, halves)}
+    print(f"{halves} : {first}, wall time = {rounds.spread(rounds.ratios(walls, halves, first, 'rate'))}")
     compared = {to: rounds.ratios(rates, first, to, "rate") for to in rates if not to.startswith("ours")}
     for to, values in compared.items():
         print(f"{first} : {to} = {rounds.spread(values)}")
