@@ -116,7 +116,7 @@ def _fill(engine: Engine, settings: Settings, story: Story, hostile: bool) -> No
         model_version="9f2c41d07a55",
         windows=_windows(story),
         series=[
-            dataclasses.replace(make_series(name), first_seen_ms=now_ms - SPAN_MS, last_record_ms=now_ms - 1)
+            make_series(name)._replace(first_seen_ms=now_ms - SPAN_MS, last_record_ms=now_ms - 1)
             for name in names
         ],
         rejected_rows=rejects,

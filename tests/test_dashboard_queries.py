@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 import urllib.error
 import urllib.request
@@ -186,9 +185,7 @@ def test_ten_thousand_series_are_paged_and_searched(tmp_path: Path) -> None:
     claim = ledger.claim("logs", 0, now_ms=1)
     names = [f"model-{i // 100}/endpoint-{i:05d}" for i in range(MANY)]
     blob = bytes(12_000)  # as large as the states of a real series
-    series = [
-        dataclasses.replace(make_series(name), detector_state=blob, window_state=blob[:100]) for name in names
-    ]
+    series = [make_series(name)._replace(detector_state=blob, window_state=blob[:100]) for name in names]
     ledger.commit(make_commit(claim, None, 10, series=series, windows=[make_windows(0, names)]))
     handle = serve_in_thread(create_app(engine, health=dict), "127.0.0.1", 0)
     try:
