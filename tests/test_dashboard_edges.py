@@ -7,6 +7,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -16,9 +17,10 @@ from sqlalchemy import Engine
 from monitor.api.app import create_app
 from monitor.api.server import serve_in_thread
 from storage import queries
-from storage.engine import connect
+from storage.engine import connect, upgrade
 from tests.dashboard_browser import Site, chromium
 from tests.dashboard_site import HOSTILE, LARGE, populate
+from tests.storage_kit import make_commit, make_ledger
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,25 @@ def test_an_address_that_is_not_there_is_a_page_for_a_browser_and_a_problem_for_
     ):
         status, kind, text = asked(url + path, accept)
         assert (status, kind, json.loads(text)["status"]) == (404, "application/problem+json", 404)
+
+
+@pytest.mark.parametrize(("topic", "recorded"), [("file:monday.jsonl", True), ("requests", False)])
+def test_ages_are_counted_from_the_end_of_a_file_and_not_from_that_of_a_topic_at_rest(
+    tmp_path: Path, topic: str, recorded: bool
+) -> None:
+    engine = connect(f"sqlite:///{tmp_path / 'ages.db'}")
+    upgrade(engine)
+    ledger = make_ledger(engine)
+    claim = ledger.claim(topic, 0, now_ms=0)
+    ledger.commit(make_commit(claim, None, 1, watermark_ms=1_772_409_600_000))
+    ledger.finish(topic, 0, claim.epoch, 0)
+    handle = serve_in_thread(create_app(engine, health=dict), "127.0.0.1", 0)
+    try:
+        status, _, text = asked(handle.url, "text/html")
+    finally:
+        handle.stop()
+        engine.dispose()
+    assert status == 200 and ("A recorded log that was read to its end" in text) == recorded
 
 
 def test_a_chart_without_windows_says_so(site: Site, served: tuple[str, Engine]) -> None:

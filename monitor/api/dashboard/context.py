@@ -30,14 +30,15 @@ BEHIND_MS = 15 * 60_000
 def base(request: Request, engine: Engine, clock: Clock) -> dict[str, Any]:
     """Context of the layout.
 
-    `now_ms` is the clock's time, or the end of the log when every partition is a recorded one that was
-    read to its end: ages on a page of last month's log would otherwise all say "a month".
+    `now_ms` is the clock's time, or the end of the log when every partition is a file that was read to its
+    end: ages on a page of last month's log would otherwise all say "a month".
     """
     wall_ms = clock.now_ms()
     sources = queries.sources(engine)
     marks = [epoch_ms(row["watermark"]) for row in sources if row["watermark"] is not None]
     newest_ms = max(marks, default=None)
-    recorded = bool(sources) and all(row["finished"] for row in sources) and newest_ms is not None
+    files = bool(sources) and all(row["topic"].startswith("file:") for row in sources)
+    recorded = files and all(row["finished"] for row in sources) and newest_ms is not None
     user = getattr(request.state, "user", None)
     return {
         "path": request.url.path,
