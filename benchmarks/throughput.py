@@ -31,9 +31,12 @@ STREAMS, QUIX = "Kafka Streams, count and mean", "Quix Streams, count and mean"
 def consume_poll(bootstrap: str, topic: str, wanted: int) -> int:
     from kafka import KafkaConsumer, TopicPartition
 
+    from monitor.config import SourceSettings
+
+    fetch_bytes = SourceSettings().fetch_max_bytes
     consumer = KafkaConsumer(
         bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="earliest",
-        fetch_max_bytes=32 << 20, max_partition_fetch_bytes=8 << 20,
+        fetch_max_bytes=fetch_bytes, max_partition_fetch_bytes=fetch_bytes // 4,
     )  # fmt: skip
     consumer.assign([TopicPartition(topic, 0)])
     seen = 0

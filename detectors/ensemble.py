@@ -108,8 +108,10 @@ class Ensemble:
         with ThreadPoolExecutor(1, "score") as other:
             rest = other.submit(self._evidence, batch.take(slice(half, None)), states, rows[half:])
             first = self._evidence(batch.take(slice(half)), states, rows[:half])
-        pairs = ((getattr(part, each.name) for part in (first, rest.result())) for each in fields(Evidence))
-        return Evidence(*(np.concatenate(list(pair)) for pair in pairs))
+        parts = first, rest.result()
+        return Evidence(
+            *(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(first))
+        )
 
     def _evidence(self, batch: WindowBatch, states: SeriesStates, rows: Int64) -> Evidence:
         m = len(rows)

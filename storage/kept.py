@@ -13,24 +13,14 @@ from storage.types import SeriesRow
 PARTITIONS, SERIES = table(schema.PartitionTable), table(schema.SeriesTable)
 REJECTS = table(schema.RejectTable)
 
-_SERIES_ROW = (
-    SERIES.c.name.label("series"),
-    SERIES.c.model,
-    SERIES.c.endpoint,
-    SERIES.c.first_seen_ms,
-    SERIES.c.last_record_ms,
-    SERIES.c.window_state,
-    SERIES.c.detector_state,
-    SERIES.c.alert_state,
-    SERIES.c.rollout_state,
-)
+_SERIES_ROW = (SERIES.c.name, *(SERIES.c[name] for name in SeriesRow._fields[1:]))
 
 
 def live_series(connection: Connection, partition_id: int) -> list[SeriesRow]:
     rows = connection.execute(
         select(*_SERIES_ROW).where(SERIES.c.partition_id == partition_id, SERIES.c.live.is_(True))
-    ).mappings()
-    return sorted((SeriesRow(**row) for row in rows), key=lambda r: r.series)
+    )
+    return sorted(map(SeriesRow._make, rows), key=lambda r: r.series)
 
 
 def rejected_offsets(
@@ -59,6 +49,6 @@ def parked_series(connection: Connection, topic: str, partition: int, names: lis
             .where(SERIES.c.name.in_(list(keys)), SERIES.c.live.is_(False))
             .where(SERIES.c.detector_state.is_not(None))
         )
-        rows = connection.execute(parked).mappings()
-        found += [SeriesRow(**{**row, "series": keys[row["series"]]}) for row in rows]
+        rows = map(SeriesRow._make, connection.execute(parked))
+        found += [row._replace(series=keys[row.series]) for row in rows]
     return found

@@ -267,11 +267,8 @@ def test_a_batch_of_many_windows_is_committed_in_portions(tmp_path: Path) -> Non
 
 def test_a_large_batch_waits_for_one_round_whatever_others_bring(tmp_path: Path) -> None:
     """It is left for the batch behind it, of its own partition; another one may have messages for ever."""
-    ledger, clock, busy = (
-        ledger_for(f"sqlite:///{tmp_path / 'two.db'}"),
-        ManualClock(START_MS),
-        Partition("b", 0),
-    )
+    ledger, clock = ledger_for(f"sqlite:///{tmp_path / 'two.db'}"), ManualClock(START_MS)
+    busy = Partition("b", 0)
     large = lines(services=1, minutes=20, per_minute=110, fault_at=99)
     source = MemorySource([pack(KEY, range(len(large)), large)], bounded=False)
     parts = Parts(source, ledger, Facts(ledger.engine), clock, FixedModel(PlainScorer()))

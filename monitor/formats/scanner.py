@@ -395,7 +395,7 @@ def _scan_row(at: int, end: int, row: int, out: Scan) -> bool:
         if at < 0:
             return False
         seen |= 0 if field == _UNKNOWN else 1 << field
-    if at < 0 or blank(at, end) != end or seen & _REQUIRED != _REQUIRED or out.codes[0, row] < 0:
+    if blank(at, end) != end or seen & _REQUIRED != _REQUIRED or out.codes[0, row] < 0:
         return False
     correct = _correct(label, prediction)
     out.correct[row] = correct

@@ -191,7 +191,7 @@ def _two(at: int) -> int:
 
 
 @compiled
-def minute_ms(at: int) -> int:
+def _minute_ms(at: int) -> int:
     """Epoch ms of the seventeen bytes 2026-01-31T12:00: and -1 where they are none."""
     if byte_at(at + 4) != 45 or byte_at(at + 7) != 45:
         return -1
@@ -221,7 +221,7 @@ def iso_ms(at: int, end: int, known: Int64) -> int:
     if end - at < 20:
         return -1
     if known[0] == 0 or not same(known[0], at, 17):
-        known[0], known[1] = at, minute_ms(at)
+        known[0], known[1] = at, _minute_ms(at)
     second = _two(at + 17)
     if known[1] < 0 or second < 0 or second > 59:
         return -1
