@@ -25,8 +25,9 @@ lint: setup  ## ruff and mypy --strict
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: setup lint  ## all tests, against a real Kafka broker and a real PostgreSQL
+test: setup  ## linters, then all tests, against a real Kafka broker and a real PostgreSQL
 	@$(BIN)/python -m compileall -q monitor detectors storage tests benchmarks
+	@$(BIN)/python -m tests.compiled & $(MAKE) --no-print-directory lint && wait $$!
 	$(BIN)/pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder -q
 
 docs: setup  ## build the documentation as a site, strictly, into site/

@@ -27,10 +27,7 @@ FIRST = (
     *("evaluate", "models", "pipeline", "secure_kafka", "questions", "lstm", "detectors_training"),
     *("detectors_contract", "preview", "ownership", "top", "upgrade", "dashboard_queries", "cli", "simulate"),
 )
-"""Modules that take longest, so that no worker is left with one of them at the end. The first compiles what
-most others need while the two behind it need none of that: on a new machine it takes a minute or more, which
-three workers would otherwise spend three times.
-"""
+"""Modules that take longest, so that no worker is left with one of them at the end."""
 SHARED = pytest.StashKey[Path]()
 OWNER = pytest.StashKey[int]()
 

@@ -97,13 +97,9 @@ def warm() -> None:
     import monitor.daemon
     import monitor.sources.kafka
     import monitor.sources.readers  # noqa: F401
-    from detectors.ensemble import Ensemble
-    from monitor.config import Settings
-    from monitor.sources import cutting
-    from monitor.warming import warm_up
+    from tests import compiled
 
-    cutting.warm_up()
-    warm_up(Settings(), Ensemble.prior(false_alarms_per_week=1.0, window_ms=60_000))
+    compiled.main()
 
 
 def run_child(config: str, log: str) -> None:
