@@ -19,6 +19,7 @@ FOLD_BACK_ROWS = 10_000
 """Rows written until the log is folded back into the file; a commit of 10,000 series has 30,000, 50 MB."""
 MOST_LOG_BYTES = 128 << 20
 """From here on whoever commits folds it back itself, so that the log is bounded whatever the disk is like."""
+FEW_ROWS = 1_000  # are folded back while writers wait: a few milliseconds
 READ_ONLY = "inferwatch_read_only"
 _WRITES, _CHANGES = "inferwatch_writes", "inferwatch_changes"
 
@@ -41,7 +42,8 @@ def connect_sqlite(url: URL, pool_timeout_s: float) -> Engine:
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA foreign_keys = ON")
 
-    turn, folding = _Turn(), _FoldingBack(Path(str(url.database)))
+    turn = _Turn()
+    folding = _FoldingBack(Path(str(url.database)), turn)
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
@@ -94,11 +96,14 @@ class _FoldingBack:
     """Folds the write-ahead log back into the file (a checkpoint) in a thread of its own.
 
     SQLite would do it inside the commit that fills the log, where two fsyncs and another 50 MB keep the
-    notifications of that commit waiting. Writers and readers go on beside it.
+    notifications of that commit waiting. Writers and readers go on beside it. What they write meanwhile, the
+    outbox's few rows behind a commit, would keep the next commit from beginning the log anew: the log would
+    grow until somebody has to wait for it. So these rows are folded back too, while writers wait.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, turn: _Turn) -> None:
         self._path = path
+        self._turn = turn
         self._rows = 0  # written since it was last begun
         self._behind = False
         self._busy = threading.Lock()
@@ -120,10 +125,27 @@ class _FoldingBack:
             uri = f"{self._path.absolute().as_uri()}?mode=rw"  # a file that is gone is not made anew
             with closing(sqlite3.connect(uri, uri=True)) as connection:
                 connection.execute("PRAGMA schema_version").fetchone()  # opens the log
-                _, pages, done = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                pages, done = _fold(connection)
                 foreground = self._behind  # nobody writes meanwhile: the next commit begins the log anew
+                if not foreground and done == pages:
+                    pages, done = self._fold_the_rest(connection, pages)
                 self._behind = pages * PAGE_BYTES >= MOST_LOG_BYTES and not (foreground and done == pages)
         except sqlite3.Error:
             pass  # the next one folds back more; nothing of a commit depends on it
         finally:
             self._busy.release()
+
+    def _fold_the_rest(self, connection: sqlite3.Connection, pages: int) -> tuple[int, int]:
+        """As _fold, where little has come since the log had so many pages."""
+        mine = self._turn.wait()
+        try:
+            return _fold(connection) if self._rows < FEW_ROWS else (pages, pages)
+        finally:
+            if mine:
+                self._turn.end()
+
+
+def _fold(connection: sqlite3.Connection) -> tuple[int, int]:
+    """(pages in the log when this begins, those of them that stand in the file now)."""
+    _, pages, done = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    return pages, done

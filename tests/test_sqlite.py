@@ -63,6 +63,20 @@ def test_the_log_is_folded_back_beside_the_commits(tmp_path: Path) -> None:
     engine.dispose()
 
 
+def test_what_is_written_beside_the_folding_does_not_keep_the_log_from_beginning_anew(tmp_path: Path) -> None:
+    path = tmp_path / "things.db"
+    engine = database(path)
+    sizes = []
+    for _ in range(5):
+        write(engine, 4 * FOLD_BACK_ROWS)
+        for _ in range(5):
+            write(engine, 1)
+        rest()
+        sizes.append(log_bytes(path))
+    assert sizes[-1] < 1.5 * sizes[0], sizes
+    engine.dispose()
+
+
 def test_a_little_is_left_in_the_log(tmp_path: Path) -> None:
     """Two fsyncs for each small commit would be many."""
     path = tmp_path / "things.db"
