@@ -123,15 +123,17 @@ class SeriesWriter:
     ) -> dict[str, int]:
         """Ids of series that were not known; `fresh` gets those that began and ended within the commit."""
         keys = {name: series_key(name) for name in sorted(unknown)}
-        _refuse_second_partition(connection, list(keys.values()), partition_id)
-        stray = [name for name in keys if name not in fresh]
-        stored = _select_ids(connection, [keys[name] for name in stray])
-        for name in stray:
-            if keys[name] not in stored:
-                row = _ended_row(keys[name], commit)
+        ids = _stored_ids(connection, list(keys.values()), partition_id)
+        for name, key in keys.items():
+            if name not in fresh and key not in ids:
+                row = _ended_row(key, commit)
                 fresh[name] = _new(row, partition_id, False, newest.get(name, _NO_WINDOWS))
+        newest_id = connection.execute(select(func.max(SERIES.c.id))).scalar() or 0
         execute_many(connection, self._insert, _NEW, [fresh[name] for name in sorted(fresh)])
-        ids = _select_ids(connection, list(keys.values()))
+        made = (SERIES.c.partition_id == partition_id) & (SERIES.c.id > newest_id)
+        ids.update(tuple(row) for row in connection.execute(select(SERIES.c.name, SERIES.c.id).where(made)))
+        others = [key for key in keys.values() if key not in ids]  # another owner made it at the same time
+        ids |= _stored_ids(connection, others, partition_id)
         return {name: ids[key] for name, key in keys.items()}
 
 
@@ -156,27 +158,20 @@ def _ended_row(name: str, commit: Commit) -> SeriesRow:
     return SeriesRow(name, model, endpoint, first_ms, last_ms)
 
 
-def _select_ids(connection: Connection, keys: Sequence[str]) -> dict[str, int]:
+def _stored_ids(connection: Connection, names: Sequence[str], partition_id: int) -> dict[str, int]:
+    """By name; raises SeriesConflict for a series that lives in another partition."""
     found: dict[str, int] = {}
-    for start in range(0, len(keys), MAX_IDS):
-        statement = select(SERIES.c.name, SERIES.c.id).where(SERIES.c.name.in_(keys[start : start + MAX_IDS]))
-        found.update((row.name, row.id) for row in connection.execute(statement))
-    return found
-
-
-def _refuse_second_partition(connection: Connection, names: Sequence[str], partition_id: int) -> None:
     for start in range(0, len(names), MAX_IDS):
-        other = connection.execute(
-            select(SERIES.c.name, SERIES.c.partition_id)
-            .where(SERIES.c.name.in_(names[start : start + MAX_IDS]), SERIES.c.live.is_(True))
-            .where(SERIES.c.partition_id != partition_id)
-            .limit(1)
-        ).first()
-        if other is not None:
-            raise SeriesConflict(
-                f"series {other.name!r} arrives in two partitions; key the producer by series so that "
-                "one partition holds all of it"
-            )
+        statement = select(SERIES.c.name, SERIES.c.id, SERIES.c.partition_id, SERIES.c.live)
+        some = statement.where(SERIES.c.name.in_(names[start : start + MAX_IDS]))
+        for name, id_, partition, live in connection.execute(some):
+            if live and partition != partition_id:
+                raise SeriesConflict(
+                    f"series {name!r} arrives in two partitions; key the producer by series so that "
+                    "one partition holds all of it"
+                )
+            found[name] = id_
+    return found
 
 
 def _newest(batches: Iterable[ScoredWindows]) -> dict[str, _Newest]:
