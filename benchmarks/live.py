@@ -27,6 +27,7 @@ from tests.daemons import Daemon, rows, wait_for
 from tests.receivers import Hook, hook
 
 WINDOW_S, LATENESS_S, WATCHED, PAST_WINDOWS = 10, 1.0, 60, 240
+PAST_TAKES = 6  # windows until the live part begins: the past has to be written and read by then
 CONFIG = """
 [source]
 topics = ["{topic}"]
@@ -76,7 +77,10 @@ class Passed:
 
 
 def produce(bootstrap: str, topic: str, series: int, windows: int, passed: Passed, first_ms: int) -> None:
-    """The past at once, then `windows` windows at their event time, two records per series and window."""
+    """The past at once, then `windows` windows at their event time, two records per series and window.
+
+    Raises AssertionError where the past took so long that the live part would begin as a backlog.
+    """
     from kafka import KafkaProducer
 
     rng = np.random.default_rng(11)
@@ -88,6 +92,7 @@ def produce(bootstrap: str, topic: str, series: int, windows: int, passed: Passe
             at = at_ms + n * step_ms // (20 * WATCHED)
             producer.send(topic, record(n % WATCHED, at, rng), partition=0)
     producer.flush()
+    assert time.time() * 1000 < first_ms, "the past took too long"
     for window in range(windows):
         begin_ms = first_ms + window * step_ms
         order, failing = rng.permutation(np.repeat(np.arange(series), 2)), window % WATCHED
@@ -151,7 +156,7 @@ def measure(bootstrap: str, topic: str, series: int, windows: int, folder: Path)
         with Daemon(config, folder / "daemon.log") as daemon:
             wait_for("a claim", lambda: "partition_claimed" in daemon.log.read_text(), 300, daemon)
             watcher.start()
-            first_ms = (int(time.time() * 1000) // step_ms + 2) * step_ms
+            first_ms = (int(time.time() * 1000) // step_ms + PAST_TAKES) * step_ms
             produce(bootstrap, topic, series, windows, passed, first_ms)
             time.sleep(10)
             daemon.stop(60)
@@ -168,9 +173,10 @@ def measure(bootstrap: str, topic: str, series: int, windows: int, folder: Path)
     assert all(right.get(end) == series for end in ends), right
     # The worst over a window's rows: they are all in the commit that moves the watermark.
     stored = [committed[end] - passed.at_s[end] for end in ends]
+    behind_s = max(passed.at_s[end] - end / 1000 - LATENESS_S for end in ends)
     return {"commit_s": stored, **webhooks(database, receiver, times, passed, first_ms),
             "daemon_cpu_s": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
-            "windows": len(ends) * series}  # fmt: skip
+            "producer_behind_s": behind_s, "windows": len(ends) * series}  # fmt: skip
 
 
 def webhooks(
@@ -210,7 +216,8 @@ def main() -> None:
         values = found[name] or [float("nan")]
         shown = f"{np.median(values):.2f} | {np.percentile(values, 99):.2f} | {max(values):.2f}"
         print(f"| {name.removesuffix('_s')} | {len(found[name])} | {shown} |")
-    print(f"CPU of the daemon: {found['daemon_cpu_s']:.1f} s, its start included")
+    print(f"CPU of the daemon: {found['daemon_cpu_s']:.1f} s, its start included; "
+          f"the producer was at most {found['producer_behind_s']:.2f} s behind its clock")  # fmt: skip
     rounds.save("live", {"machine": rounds.machine(), "series": options.series, **found}, options.out)
 
 
