@@ -1,7 +1,7 @@
 """The project's own detection benchmark: faults in services on workloads that no training has seen.
 
     python -m benchmarks.detection run [--quick] [--copies N] [--days N] [--model FILE] [--budget 1]
-                                       [--reference] [--only NAME ...]
+                                       [--least-size S] [--reference] [--only NAME ...]
     python -m benchmarks.detection windows --split train [--quick]     # fill the cache only
 
 Prints and writes benchmarks/results/detection.json: recall at the default alarm, false events per
@@ -202,6 +202,7 @@ def main() -> None:
     parser.add_argument("--days", type=int, help="days of every series")
     parser.add_argument("--split", choices=["judge", "train"], default="judge", help="whose workloads")
     parser.add_argument("--seed", type=int, default=1, help="of characters, traffic and faults")
+    parser.add_argument("--least-size", type=float, help="of a fault, from mild (0) to gross (1)")
     parser.add_argument("--budget", type=float, default=1.0, help="false alarms per series and week")
     parser.add_argument(
         "--model",
@@ -215,7 +216,8 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of cached windows and results")
     arguments = parser.parse_args()
-    chosen = {name: getattr(arguments, name) for name in ("copies", "days") if getattr(arguments, name)}
+    sizes = ("copies", "days", "least_size")
+    chosen = {name: getattr(arguments, name) for name in sizes if getattr(arguments, name)}
     plan = replace(QUICK if arguments.quick else FULL, split=arguments.split, seed=arguments.seed, **chosen)
     suites = {name: load_suite(arguments.out, plan, name) for name in SUITES}
     if arguments.command == "windows":

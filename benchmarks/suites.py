@@ -36,10 +36,12 @@ class Plan:
     copies: int = 2  # services per client, each with a character and rate of its own
     days: int = 14
     quiet_h: int = 36  # no fault before this
+    least_size: float = 0.0  # of a fault, on the way from mild (0) to gross (1)
 
     @property
     def name(self) -> str:
-        return f"{self.split}-s{self.seed}-c{self.clients}x{self.copies}-d{self.days}-f{FORMAT}"
+        sizes = f"-z{self.least_size:g}" if self.least_size else ""
+        return f"{self.split}-s{self.seed}-c{self.clients}x{self.copies}-d{self.days}{sizes}-f{FORMAT}"
 
 
 QUICK = Plan(clients=6, copies=1, days=5)
@@ -136,7 +138,8 @@ def plan_faults(profile: Profile, plan: Plan, name: str, end_ms: int) -> list[Fa
     judged_ms = end_ms - ANCHOR_MS - quiet_ms
     count = max(round(judged_ms / (14 * HOUR_MS)), 1)
     rng = np.random.default_rng([plan.seed, profile.key, 5 if name == "newborn" else 4])
-    return sample_faults(profile, rng, ANCHOR_MS + quiet_ms, end_ms, count)
+    least = plan.least_size
+    return sample_faults(profile, rng, ANCHOR_MS + quiet_ms, end_ms, count, least_size=least)
 
 
 def _read(stem: Path, name: str) -> Suite:

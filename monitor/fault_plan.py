@@ -90,8 +90,11 @@ def sample_faults(
     kinds: Sequence[str] | None = None,
     apart_s: int = 7_200,
     records: int = 20,
+    least_size: float = 0.0,
 ) -> list[Fault]:
-    """Up to `count` faults at random times, sizes (log-uniform from mild to gross) and lengths.
+    """Up to `count` faults at random times, sizes (log-uniform from mild, 0, to gross, 1) and lengths.
+
+    None is smaller than `least_size`, and this leaves times and kinds as they are.
 
     At least `apart_s` lies between two. Each falls where about `records` (for accuracy: labelled)
     requests are expected during it; where the service is nearly idle nobody could notice anything.
@@ -109,7 +112,8 @@ def sample_faults(
         end = begin + length_ms
         if any(begin < f.end_ms + apart_s * 1000 and end > f.start_ms - apart_s * 1000 for f in placed):
             continue
-        size = float(kind.mild * (kind.gross / kind.mild) ** rng.random())
+        share = least_size + (1 - least_size) * rng.random()
+        size = float(kind.mild * (kind.gross / kind.mild) ** share)
         seen = expected_records(profile, begin, end)
         if kind.name == "accuracy_drop":
             seen *= profile.label_share
