@@ -40,13 +40,33 @@ def demo(
     raise typer.Exit(run_demo(once=once, workdir=workdir, settings=settings))
 
 
-def run(config: ConfigOption = None, database: DatabaseOption = None) -> None:
+def run(
+    workers: Annotated[
+        int,
+        typer.Option(
+            "--workers", metavar="N", min=1, help="processes that share the partitions (PostgreSQL)"
+        ),
+    ] = 1,
+    worker: Annotated[bool, typer.Option("--worker", hidden=True)] = False,
+    config: ConfigOption = None,
+    database: DatabaseOption = None,
+) -> None:
     """Run the daemon until SIGTERM or SIGINT."""
     settings = load_settings(config, database)
+    logs.configure("info")
+    if workers > 1:
+        from monitor.workers import run_workers
+
+        given = {"--config": config, "--database": database}
+        arguments = [str(part) for option in given.items() if option[1] is not None for part in option]
+        raise typer.Exit(run_workers(settings, workers, ["--worker", *arguments]))
     _require_for_run(settings)
     from monitor.daemon import run as run_daemon
 
-    logs.configure("info")
+    if worker:
+        from monitor.workers import end_with_parent
+
+        end_with_parent()
     code = run_daemon(settings)
     sys.stderr.flush()
     os._exit(code)  # all is closed; taking the interpreter apart would cost seconds on a busy machine
