@@ -101,6 +101,11 @@ class AlertState:
             raise ValueError(f"alert state of format {version}, this version reads {FORMAT}")
         return state
 
+    @staticmethod
+    def of_alert(alert: AlertRow) -> AlertState:
+        """Of an alert that fires, where nothing more is known: its first window is the only anomalous one."""
+        return AlertState("firing", alert, alert.fired_at_ms, anomalous=(alert.window_start_ms,))
+
     @property
     def windows(self) -> int:
         """Anomalous windows of the episode."""
@@ -204,8 +209,7 @@ def _fire(seen: Observation, now_ms: int) -> Decision:
         exemplars=list(seen.exemplars),
         model_versions=_versions([], seen.slices),
     )
-    state = AlertState("firing", alert, now_ms, anomalous=(seen.window_start_ms,))
-    return state, [AlertTransition(now_ms, "fired", alert)], "fired"
+    return AlertState.of_alert(alert), [AlertTransition(now_ms, "fired", alert)], "fired"
 
 
 def _go_on(state: AlertState, seen: Observation, now_ms: int, *, late: bool = False) -> Decision:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from monitor import alerting
 from monitor.clock import Clock
 from monitor.config import Settings
 from monitor.gaps import apart_id
 from monitor.models import Models
 from monitor.partition import Draft, OwnedPartition
-from monitor.recall import recall, series_info
+from monitor.recall import alert_states, recall, series_info
 from monitor.records import Decoder
 from monitor.rollouts import Rollouts
 from monitor.sources.base import Assigned, Partition, Source
@@ -79,7 +78,7 @@ def load_partition(settings: Settings, parts: Parts, assigned: Assigned, claim: 
     key = assigned.partition
     scorer = parts.models.at_claim(claim.model_version)
     states = scorer.new_states()
-    alerts: dict[str, alerting.AlertState] = {}
+    alerts = alert_states(claim.series, parts.ledger.firing_alert, partition=str(key))
     owned: OwnedPartition
 
     def load_windows(series: str, since_ms: int, until_ms: int) -> list[StoredWindow]:
@@ -92,8 +91,6 @@ def load_partition(settings: Settings, parts: Parts, assigned: Assigned, claim: 
     for row in claim.series:
         recall(row.series, "detector_state", row.detector_state, states.load, partition=str(key))
         recall(row.series, "rollout_state", row.rollout_state, rollouts.restore, partition=str(key))
-        if row.alert_state is not None:
-            alerts[row.series] = alerting.AlertState.from_bytes(row.alert_state)
     suffix = parts.facts.recall(APART.format(key)) or ""
 
     def load_sketch(series: str, start_ms: int) -> bytes | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import structlog
 
 from monitor import metrics
+from monitor.alerting import AlertState
 from monitor.series import SeriesInfo, check_state
-from storage.types import SeriesRow
+from storage.types import AlertRow, SeriesRow
 
 log = structlog.get_logger()
 
@@ -38,3 +39,23 @@ def series_info(row: SeriesRow, *, partition: str) -> SeriesInfo:
     if not recall(row.series, "window_state", state, check_state, partition=partition):
         state = None
     return SeriesInfo(row.series, row.model, row.endpoint, row.first_seen_ms, row.last_record_ms, state)
+
+
+def alert_states(
+    rows: Iterable[SeriesRow], firing_alert: Callable[[str], AlertRow | None], *, partition: str
+) -> dict[str, AlertState]:
+    """Alert states by series.
+
+    An alert whose state cannot be read still has to end, so it goes on from what its newest step said; an
+    episode that had ended can no longer be amended.
+    """
+    found: dict[str, AlertState] = {}
+
+    def restore(series: str, state: bytes) -> None:
+        found[series] = AlertState.from_bytes(state)
+
+    for row in rows:
+        read = recall(row.series, "alert_state", row.alert_state, restore, partition=partition)
+        if not read and (alert := firing_alert(row.series)) is not None:
+            found[row.series] = AlertState.of_alert(alert)
+    return found

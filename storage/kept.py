@@ -1,17 +1,19 @@
-"""What is read of a partition's past: its series with their states, and the offsets that were rejected."""
+"""What is read of a partition's past: its series with their states, alerts, and rejected offsets."""
 
 from __future__ import annotations
 
+import msgspec
 from sqlalchemy import Connection, select
 
 from storage import schema
-from storage.rows import series_key
+from storage.rows import decode_alert, series_key
 from storage.schema import table
 from storage.series_rows import MAX_IDS
-from storage.types import SeriesRow
+from storage.types import AlertRow, SeriesRow
 
 PARTITIONS, SERIES = table(schema.PartitionTable), table(schema.SeriesTable)
 REJECTS = table(schema.RejectTable)
+ALERTS, TRANSITIONS = table(schema.AlertTable), table(schema.TransitionTable)
 
 _SERIES_ROW = (SERIES.c.name, *(SERIES.c[name] for name in SeriesRow._fields[1:]))
 
@@ -52,3 +54,19 @@ def parked_series(connection: Connection, topic: str, partition: int, names: lis
         rows = map(SeriesRow._make, connection.execute(parked))
         found += [row._replace(series=keys[row.series]) for row in rows]
     return found
+
+
+def firing_alert(connection: Connection, series: str) -> AlertRow | None:
+    """The alert of a series that fires, as it was at its newest step; None without one that can be read."""
+    steps = (
+        select(TRANSITIONS.c.alert)
+        .join(ALERTS, ALERTS.c.alert_id == TRANSITIONS.c.alert_id)
+        .where(ALERTS.c.series == series_key(series), ALERTS.c.status == "firing")
+        .order_by(TRANSITIONS.c.id.desc())
+        .limit(1)
+    )
+    newest = connection.execute(steps).scalar()
+    try:
+        return None if newest is None else decode_alert(newest)
+    except msgspec.MsgspecError:
+        return None

@@ -16,7 +16,7 @@ from storage.fence import pass_fence
 from storage.results import ResultWriter
 from storage.rows import series_key
 from storage.schema import table
-from storage.types import Claim, Commit, Fold, SeriesRow
+from storage.types import AlertRow, Claim, Commit, Fold, SeriesRow
 
 PARTITIONS, SERIES = table(schema.PartitionTable), table(schema.SeriesTable)
 ALERTS = table(schema.AlertTable)
@@ -277,6 +277,11 @@ class Ledger:
             wanted &= ALERTS.c.status == status
         with reading(self.engine) as connection:
             return connection.execute(select(ALERTS.c.alert_id).where(wanted)).first() is not None
+
+    def firing_alert(self, series: str) -> AlertRow | None:
+        """As the newest step left it; for a series whose own alert state cannot be read."""
+        with reading(self.engine) as connection:
+            return kept.firing_alert(connection, series)
 
     def load_parked(self, topic: str, partition: int, names: list[str]) -> list[SeriesRow]:
         """Those of `names` that were parked in this partition, with their states."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from tests.logs import lines
 MESSAGES = lines(services=3, minutes=40, per_minute=6, fault_at=None)
 FULL = "select s.name, w.window_start_ms, w.request_count, w.score from windows w "
 FULL += "join series s on s.id = w.series_id"
+ALERTS = "select alert_id, series, status, fired_at_ms, resolved_at_ms, window_start_ms from alerts"
 
 
 def scorer() -> Ensemble:
@@ -40,7 +43,7 @@ def spoil(url: str, column: str, state: bytes) -> str:
     (name,) = {row["name"] for row in rows(url, "select name from series order by id limit 1")}
     with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
         (before,) = connection.execute(f"select {column} from series where name = ?", (name,)).fetchone()
-        assert before is not None or column == "rollout_state"
+        assert before is not None or column in ("rollout_state", "alert_state")
         connection.execute(f"update series set {column} = ? where name = ?", (state, name))
         connection.commit()
     return str(name)
@@ -53,7 +56,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
     return url
 
 
-@pytest.mark.parametrize("column", ["detector_state", "rollout_state", "window_state"])
+@pytest.mark.parametrize("column", ["detector_state", "rollout_state", "window_state", "alert_state"])
 def test_a_part_that_cannot_be_read_begins_anew(whole: str, tmp_path: Path, column: str) -> None:
     url = half_read(tmp_path)
     spoiled = spoil(url, column, b"written by another version")
@@ -73,6 +76,36 @@ def test_a_part_that_cannot_be_read_begins_anew(whole: str, tmp_path: Path, colu
         assert found != expected
     else:
         assert snapshot(url)["window_history"] == snapshot(whole)["window_history"]
+
+
+def test_an_alert_whose_state_cannot_be_read_still_ends_and_tells_its_incident(tmp_path: Path) -> None:
+    messages = lines(services=3, minutes=90, per_minute=20, fault_at=60)
+    calm = lines(services=3, minutes=60, per_minute=20, fault_at=None, seed=12)
+    shift_ms = 90 * 60_000
+    for line in calm:
+        record = json.loads(line)
+        at = datetime.fromisoformat(record["timestamp"]) + timedelta(milliseconds=shift_ms)
+        messages.append(json.dumps({**record, "timestamp": at.isoformat()}).encode())
+    whole, url = (f"sqlite:///{tmp_path / name}.db" for name in ("whole", "half"))
+    kit.run_to_end(*kit.pipeline_for(kit.ledger_for(whole), messages, scorer=scorer()))
+    ended = rows(whole, ALERTS)
+    assert [row["status"] for row in ended] == ["resolved"], ended
+
+    ledger, firing = kit.ledger_for(url), "select series from alerts where status = 'firing'"
+    pipeline, clock = kit.pipeline_for(ledger, messages, scorer=scorer())
+    while not rows(url, firing):
+        assert pipeline.turn(0.0), "nothing fired"
+        clock.advance(1_100)
+    ledger.engine.dispose()
+    with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+        connection.execute("update series set alert_state = x'00' where alert_state is not null")
+        connection.commit()
+    with capture_logs() as said:
+        kit.run_to_end(*kit.pipeline_for(kit.ledger_for(url), messages, scorer=scorer()))
+    assert [line["part"] for line in said if line["event"] == "memory_lost"] == ["alert_state"]
+    assert rows(url, ALERTS) == ended
+    incidents = "select incident_id, status, started_at, resolved_at from incident_history"
+    assert rows(url, incidents) == rows(whole, incidents)
 
 
 def test_a_sketch_that_cannot_be_read_leaves_its_window_as_it_is(tmp_path: Path) -> None:
