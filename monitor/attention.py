@@ -17,8 +17,8 @@ from sqlalchemy import Engine
 from monitor import routing
 from monitor.clock import rfc3339
 from monitor.config import RouteSettings, Settings
-from monitor.incidents import NAMESPACE, make_attend
 from monitor.memo import Memo, about_of
+from monitor.telling import NAMESPACE, make_attend
 from monitor.timespans import last_boundary_ms, minutes
 from storage import notices
 from storage.notices import Happened

@@ -8,9 +8,9 @@ import uuid
 from sqlalchemy import Engine
 
 from monitor.config import Settings
-from monitor.incidents import NAMESPACE
 from monitor.memo import Memo
 from monitor.payloads import payload
+from monitor.telling import NAMESPACE
 from storage import queries
 from storage.people import People
 from storage.types import IncidentEventRow, IncidentRow, OutboxRow
