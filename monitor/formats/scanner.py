@@ -11,7 +11,23 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from monitor.formats.native import FIELDS, MAX_METRIC_NAME_CHARS, MAX_NUMBER, MAX_TEXT_CHARS, SHARES
+from monitor.formats.field_names import (
+    HIGHEST,
+    ID,
+    KINDS,
+    METRICS,
+    MULTIPLIER,
+    NUMBER,
+    OUTCOME,
+    REQUIRED,
+    SLOTS,
+    STATUS,
+    TIME,
+    UNKNOWN,
+    field_of,
+)
+from monitor.formats.native import MAX_METRIC_NAME_CHARS, MAX_NUMBER, MAX_TEXT_CHARS
+from monitor.formats.request_keys import request_key
 from monitor.formats.scan import GUESSED, NAMES, TAKEN, TOMBSTONE, TOO_LARGE, Scan
 from monitor.formats.tokens import (
     blank,
@@ -29,99 +45,12 @@ from monitor.formats.tokens import (
     word,
 )
 from monitor.formats.words import borrowed, byte_at, word_at
-from monitor.record_types import NUMBER_FIELDS, TEXT_FIELDS
 from monitor.tables import compiled, inlined
 
 Int64 = npt.NDArray[np.int64]
-UInt64 = npt.NDArray[np.uint64]
-UInt32 = npt.NDArray[np.uint32]
 
-_TIME, _TEXT, _ID, _STATUS, _NUMBER, _OUTCOME, _METRICS = range(7)
-_UNKNOWN = -1
-_TABLE_BITS = 7
 _TIMED = GUESSED  # behind the guesses: where a timestamp stands, and its minute
-_KEY = np.uint64(0x9E3779B97F4A7C15)
 _MIX = np.uint64(0xD6E8FEB86659FD93)
-
-
-def _kind(name: str) -> int:
-    if name in TEXT_FIELDS:
-        return _TEXT
-    if name in NUMBER_FIELDS:
-        return _NUMBER
-    special = {"timestamp": _TIME, "request_id": _ID, "status": _STATUS, "metrics": _METRICS}
-    return special.get(name, _OUTCOME)
-
-
-def _slot(name: str) -> int:
-    for names in (TEXT_FIELDS, NUMBER_FIELDS, ("prediction", "label")):
-        if name in names:
-            return names.index(name)
-    return 0
-
-
-def _words(name: str) -> tuple[int, int]:
-    padded = name.encode().ljust(16, b"\0")
-    return int.from_bytes(padded[:8], "little"), int.from_bytes(padded[8:], "little")
-
-
-def _key_place(low: int, high: int, length: int) -> int:
-    mixed = (low ^ high * 31 ^ length) * int(_KEY) & (1 << 64) - 1
-    return mixed >> (64 - _TABLE_BITS)
-
-
-def _key_table() -> tuple[UInt64, UInt64, Int64, Int64]:
-    """Open addressing over the known names, each as two words and a length (0 = a free place)."""
-    size = 1 << _TABLE_BITS
-    low, high = np.zeros(size, np.uint64), np.zeros(size, np.uint64)
-    length, field = np.zeros(size, np.int64), np.full(size, _UNKNOWN, np.int64)
-    for place_of, name in enumerate(FIELDS):
-        assert len(name) <= 16
-        a, b = _words(name)
-        place = _key_place(a, b, len(name))
-        while length[place]:
-            place = (place + 1) % size
-        low[place], high[place], length[place], field[place] = a, b, len(name), place_of
-    return low, high, length, field
-
-
-_KEY_LOW, _KEY_HIGH, _KEY_LENGTH, _KEY_FIELD = _key_table()
-_KINDS = np.array([_kind(name) for name in FIELDS], np.int64)
-_SLOTS = np.array([_slot(name) for name in FIELDS], np.int64)
-_HIGHEST = np.array([1.0 if name in SHARES else MAX_NUMBER for name in NUMBER_FIELDS])
-_REQUIRED = 1 << FIELDS.index("timestamp") | 1 << FIELDS.index("model")
-
-
-def _crc_tables(polynomial: int) -> UInt32:
-    """[8, 256]: what a byte does to a checksum, with k bytes behind it in the row k."""
-    tables = np.zeros((8, 256), np.uint32)
-    for n in range(256):
-        value = n
-        for k in range(8):
-            for _ in range(8):
-                value = value >> 1 ^ (polynomial if value & 1 else 0)
-            tables[k, n] = value
-    return tables
-
-
-_CRC32, _CRC32C = _crc_tables(0xEDB88320), _crc_tables(0x82F63B78)
-_ONES_32 = np.uint64(0xFFFFFFFF)
-
-
-@compiled
-def _field(start: int, length: int) -> int:
-    """The number of a known field, -1 for another name."""
-    if length > 16 or length == 0:
-        return _UNKNOWN
-    low = word(start, length)
-    high = word(start + 8, length - 8) if length > 8 else np.uint64(0)
-    mixed = (low ^ high * np.uint64(31) ^ np.uint64(length)) * _KEY
-    place = np.int64(mixed >> np.uint64(64 - _TABLE_BITS))
-    while _KEY_LENGTH[place] != 0:
-        if _KEY_LENGTH[place] == length and _KEY_LOW[place] == low and _KEY_HIGH[place] == high:
-            return int(_KEY_FIELD[place])
-        place = (place + 1) & ((1 << _TABLE_BITS) - 1)
-    return _UNKNOWN
 
 
 @inlined
@@ -130,10 +59,10 @@ def _code(start: int, end: int, which: int, out: Scan) -> int:
     length, done = end - start, 0
     mixed = np.uint64(length) * _MIX
     while done < length - 8:
-        mixed = (mixed ^ word_at(start + done)) * _KEY
+        mixed = (mixed ^ word_at(start + done)) * MULTIPLIER
         mixed ^= mixed >> np.uint64(32)
         done += 8
-    mixed = (mixed ^ (word_at(end - 8) if length >= 8 else word(start, length))) * _KEY
+    mixed = (mixed ^ (word_at(end - 8) if length >= 8 else word(start, length))) * MULTIPLIER
     mixed ^= mixed >> np.uint64(32)
     places = out.places[which]
     mask = len(places) - 1
@@ -153,30 +82,6 @@ def _code(start: int, end: int, which: int, out: Scan) -> int:
     out.value_start[which, code], out.value_end[which, code] = start, end
     out.sizes[which] = code + 1
     return int(code)
-
-
-@compiled
-def _request_key(start: int, end: int) -> np.uint64:
-    """As records.request_key."""
-    a = b = _ONES_32
-    at = start
-    while (
-        at + 8 <= end
-    ):  # eight bytes at once (Kounavis and Berry, "Novel Table Lookup-Based Algorithms", 2008)
-        x, y = word_at(at) ^ a, word_at(at) ^ b
-        a = b = np.uint64(0)
-        for k in range(7, -1, -1):
-            a ^= _CRC32[k, x & np.uint64(255)]
-            b ^= _CRC32C[k, y & np.uint64(255)]
-            x, y = x >> np.uint64(8), y >> np.uint64(8)
-        at += 8
-    while at < end:
-        c = np.uint64(byte_at(at))
-        a = _CRC32[0, (a ^ c) & np.uint64(255)] ^ (a >> np.uint64(8))
-        b = _CRC32C[0, (b ^ c) & np.uint64(255)] ^ (b >> np.uint64(8))
-        at += 1
-    key = (a ^ _ONES_32) << np.uint64(32) | (b ^ _ONES_32)
-    return key if key != 0 else np.uint64(1)
 
 
 @compiled
@@ -254,12 +159,12 @@ def _correct(label: tuple[int, int, int], prediction: tuple[int, int, int]) -> i
 @inlined
 def _text_value(at: int, quoted: bool, end: int, field: int, row: int, out: Scan) -> int:
     """A string or null, or a status; returns the place behind it, -1 where it is not so simple."""
-    kind = _KINDS[field]
+    kind = KINDS[field]
     if not quoted:
         if byte_at(at) == 110:
             behind, which = literal(at, end)
             return behind if which == 0 else -1
-        if kind != _STATUS:
+        if kind != STATUS:
             return -1
         behind, status = integer(at, end)
         out.status[row] = status if behind >= 0 else 0
@@ -268,7 +173,7 @@ def _text_value(at: int, quoted: bool, end: int, field: int, row: int, out: Scan
     if stop < 0:
         return -1
     length = stop - start
-    if kind == _STATUS:
+    if kind == STATUS:
         said = word(start, length)
         if length == 2 and said == np.uint64(0x6B6F):  # ok
             out.status[row] = 200
@@ -279,11 +184,11 @@ def _text_value(at: int, quoted: bool, end: int, field: int, row: int, out: Scan
         return stop + 1
     if length > MAX_TEXT_CHARS:
         return -1
-    if kind == _ID:
+    if kind == ID:
         out.id_start[row], out.id_end[row] = start, stop
-        out.key[row] = _request_key(start, stop) if length else np.uint64(0)
+        out.key[row] = request_key(start, stop) if length else np.uint64(0)
     elif length:
-        out.codes[_SLOTS[field], row] = _code(start, stop, _SLOTS[field], out)
+        out.codes[SLOTS[field], row] = _code(start, stop, SLOTS[field], out)
     elif field == 1:
         return -1  # a model needs a name
     return stop + 1
@@ -310,21 +215,21 @@ def _time_value(at: int, quoted: bool, end: int, row: int, known: Int64, out: Sc
 def _value(at: int, quoted: bool, end: int, field: int, row: int, known: Int64, out: Scan) -> int:
     """The value of a known field but prediction and label, behind its quote if it has one; returns the place
     behind it or -1."""
-    kind = _KINDS[field]
-    if kind == _NUMBER:
+    kind = KINDS[field]
+    if kind == NUMBER:
         if quoted:
             return -1
         if byte_at(at) == 110:
             behind, which = literal(at, end)
             return behind if which == 0 else -1
         at, found, _ = number(at, end)
-        if found > _HIGHEST[_SLOTS[field]]:
+        if found > HIGHEST[SLOTS[field]]:
             return -1
-        out.numbers[_SLOTS[field], row] = found
+        out.numbers[SLOTS[field], row] = found
         return at
-    if kind == _TIME:
+    if kind == TIME:
         return _time_value(at, quoted, end, row, known, out)
-    if kind == _METRICS:
+    if kind == METRICS:
         if quoted:
             return -1
         if byte_at(at) == 123:
@@ -346,11 +251,11 @@ def _next_field(at: int, end: int, first: bool) -> tuple[int, int, bool, bool]:
     else:
         at, closed = next_name(at, end)
         if closed:
-            return at, _UNKNOWN, False, True
+            return at, UNKNOWN, False, True
     stop = name_end(at, end)
     if stop < 0:
-        return -1, _UNKNOWN, False, False
-    field = _field(at + 1, stop - at - 1)
+        return -1, UNKNOWN, False, False
+    field = field_of(at + 1, stop - at - 1)
     at = value_at(stop + 1, end)
     if at >= 0 and byte_at(at) == 34:
         return at + 1, field, True, False
@@ -380,13 +285,13 @@ def _scan_row(at: int, end: int, row: int, out: Scan) -> bool:
             guesses[place, 0], guesses[place, 1] = begin, at - begin
             guesses[place, 2], guesses[place, 3] = field, 1 if quoted else 0
         place = min(place + 1, GUESSED - 1)
-        if field == _UNKNOWN:
+        if field == UNKNOWN:
             at = skip(at - 1 if quoted else at, end)
         elif seen >> field & 1:
             return False
-        elif _KINDS[field] == _OUTCOME:
+        elif KINDS[field] == OUTCOME:
             at, kind, a, b = _outcome(at - 1 if quoted else at, end)
-            if _SLOTS[field] == 0:
+            if SLOTS[field] == 0:
                 prediction = (kind, a, b)
             else:
                 label = (kind, a, b)
@@ -394,8 +299,8 @@ def _scan_row(at: int, end: int, row: int, out: Scan) -> bool:
             at = _value(at, quoted, end, field, row, guesses[_TIMED], out)
         if at < 0:
             return False
-        seen |= 0 if field == _UNKNOWN else 1 << field
-    if blank(at, end) != end or seen & _REQUIRED != _REQUIRED or out.codes[0, row] < 0:
+        seen |= 0 if field == UNKNOWN else 1 << field
+    if blank(at, end) != end or seen & REQUIRED != REQUIRED or out.codes[0, row] < 0:
         return False
     correct = _correct(label, prediction)
     out.correct[row] = correct
