@@ -1,11 +1,12 @@
 """How long after the watermark a window is in the database and its webhook is received, live.
 
 `python -m benchmarks.live` starts a broker (or takes KAFKA_BOOTSTRAP_SERVERS), `inferwatch run` as a process
-with SQLite, and a receiver. WATCHED series get a calm past; then --series series send records at their
-event time, paced by the wall clock, and in every window another watched series fails. Per window: from the
-moment at which the broker has the first record that moves the watermark past its end, to the stored
-watermark (the commit that holds the window's rows) and to the webhook of its incident. Wall times: they
-need a quiet machine; the CPU of the daemon is given beside them.
+with SQLite (--postgres: PostgreSQL), and a receiver. WATCHED series get a calm past; then --series series
+send records at their event time, paced by the wall clock, and in every window another watched series fails.
+Per window: from the moment at which the broker has the first record that moves the watermark past its end, to
+the stored watermark (the commit that holds the window's rows) and to the webhook of its incident. In the
+first window all other series are born. Wall times: they need a quiet machine; the CPU of the daemon is given
+beside them.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import resource
 import tempfile
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks import rounds
-from benchmarks.throughput import broker_at
+from benchmarks.servers import broker_at, postgres_at
 from tests.daemons import Daemon, rows, wait_for
 from tests.receivers import Hook, hook
 
@@ -140,8 +142,9 @@ def arrivals(receiver: Hook) -> list[float]:
     return times
 
 
-def measure(bootstrap: str, topic: str, series: int, windows: int, folder: Path) -> dict[str, Any]:
-    database = f"sqlite:///{folder}/live.db"
+def measure(
+    bootstrap: str, topic: str, database: str, series: int, windows: int, folder: Path
+) -> dict[str, Any]:
     passed, committed, stop = Passed(), dict[int, float](), threading.Event()
     step_ms = 1000 * WINDOW_S
     with hook() as receiver:
@@ -204,21 +207,33 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--series", type=int, default=10_000)
     parser.add_argument("--windows", type=int, default=12)
+    parser.add_argument("--postgres", action="store_true", help="PostgreSQL instead of SQLite")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, broker_at() as bootstrap:
+    with ExitStack() as stack:
         from tests import services
 
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        bootstrap = stack.enter_context(broker_at())
+        database = f"sqlite:///{folder}/live.db"
+        if options.postgres:
+            database = services.create_database(stack.enter_context(postgres_at()))
         topic = services.create_topic(bootstrap)
-        found = measure(bootstrap, topic, options.series, options.windows, Path(folder))
-    print("| from the watermark to | number | median s | p99 s | largest s |\n|---|---|---|---|---|")
+        found = measure(bootstrap, topic, database, options.series, options.windows, folder)
+    print("| from the watermark to | number | median s | p99 s | largest s | first s |")
+    print("|---|---|---|---|---|---|")
     for name in ("commit_s", "webhook_s"):
         values = found[name] or [float("nan")]
-        shown = f"{np.median(values):.2f} | {np.percentile(values, 99):.2f} | {max(values):.2f}"
+        figures = (np.median(values), np.percentile(values, 99), max(values), values[0])
+        shown = " | ".join(f"{figure:.2f}" for figure in figures)
         print(f"| {name.removesuffix('_s')} | {len(found[name])} | {shown} |")
     print(f"CPU of the daemon: {found['daemon_cpu_s']:.1f} s, its start included; "
           f"the producer was at most {found['producer_behind_s']:.2f} s behind its clock")  # fmt: skip
-    rounds.save("live", {"machine": rounds.machine(), "series": options.series, **found}, options.out)
+    rounds.save(
+        "live-postgresql" if options.postgres else "live",
+        {"machine": rounds.machine(), "series": options.series, **found},
+        options.out,
+    )
 
 
 if __name__ == "__main__":

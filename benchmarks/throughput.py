@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import load, peers, rounds
+from benchmarks.servers import broker_at
 
 OURS = ("batches", "poll", "confluent")
 STREAMS, QUIX = "Kafka Streams, count and mean", "Quix Streams, count and mean"
@@ -178,21 +179,6 @@ def decode_only(path: Path) -> int:
 
     lines = path.read_bytes().splitlines()
     return sum(native.parse(line) is not None for line in lines)
-
-
-@contextmanager
-def broker_at() -> Iterator[str]:
-    """Where a broker serves: the one that KAFKA_BOOTSTRAP_SERVERS names, or one of our own."""
-    from tests import services
-
-    if (named := os.environ.get("KAFKA_BOOTSTRAP_SERVERS")) is not None:
-        yield named
-        return
-    broker = services.Broker().start()
-    try:
-        yield broker.bootstrap
-    finally:
-        broker.stop()
 
 
 @contextmanager

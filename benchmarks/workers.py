@@ -9,7 +9,6 @@ the CPU time of the workers said beside it. Their start, of some seconds each, i
 from __future__ import annotations
 
 import argparse
-import os
 import resource
 import subprocess
 import tempfile
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import load, rounds
-from benchmarks.throughput import broker_at
+from benchmarks.servers import broker_at, postgres_at
 from tests import services
 from tests.daemons import command, rows, totals, wait_for
 
@@ -38,18 +37,6 @@ enabled = false
 [training]
 enabled = false
 """
-
-
-@contextmanager
-def postgres_at() -> Iterator[str]:
-    if (named := os.environ.get("INFERWATCH_TEST_POSTGRES")) is not None:
-        yield named
-        return
-    server = services.Postgres().start()
-    try:
-        yield server.url
-    finally:
-        server.stop()
 
 
 @contextmanager
