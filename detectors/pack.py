@@ -21,6 +21,14 @@ def pack_rows(values: Float64, counts: Float64) -> list[bytes]:
     return [whole[at : at + width] for at in range(0, len(whole), width)]
 
 
+def is_packed(blob: bytes) -> bool:
+    """False for bytes that `unpack` refuses."""
+    if len(blob) < _HEADER.size:
+        return False
+    version, stored = _HEADER.unpack_from(blob)
+    return bool(version == _VERSION and len(blob) == _HEADER.size + 8 * stored)
+
+
 def unpack(blobs: list[bytes]) -> tuple[Float64, Float64]:
     """Packed windows -> values, counts: [n, len(STATISTICS)].
 
@@ -31,9 +39,9 @@ def unpack(blobs: list[bytes]) -> tuple[Float64, Float64]:
     values = np.full((len(blobs), width), np.nan)
     counts = np.zeros((len(blobs), width))
     for i, blob in enumerate(blobs):
-        version, stored = _HEADER.unpack_from(blob)
-        if version != _VERSION or len(blob) != _HEADER.size + 8 * stored:
-            raise ValueError(f"statistics of format {version} with {len(blob)} bytes")
+        if not is_packed(blob):
+            raise ValueError(f"no statistics of format {_VERSION}: {blob[:8]!r}, {len(blob)} bytes")
+        _, stored = _HEADER.unpack_from(blob)
         both = np.frombuffer(blob, "<f4", offset=_HEADER.size)
         known = min(stored, width)
         values[i, :known] = both[:known]

@@ -17,6 +17,7 @@ from monitor.attention import Attention
 from monitor.clock import Clock, SystemClock, rfc3339
 from monitor.config import Settings
 from monitor.models import TrainedModels, load_scorer
+from monitor.recall import readable
 from storage.engine import connect, is_transient, upgrade
 from storage.ledger import Ledger
 from storage.models import ModelRegistry
@@ -159,7 +160,7 @@ def challenger(settings: Settings, registry: ModelRegistry, trained_at_ms: int) 
         least_windows=LEAST_DAYS * DAY_MS // (settings.window.length_s * 1000),
     )
     return train(
-        {name: unpacked(windows) for name, windows in history.series.items()},
+        {name: unpacked(name, windows) for name, windows in history.series.items()},
         champion=load_scorer(settings, registry.champion_artifact()),
         excluded=[(name, *span) for name, spans in history.excluded.items() for span in spans],
         labels=[(x.series, x.start_ms, x.end_ms, x.label == "true_positive") for x in history.labels],
@@ -170,11 +171,12 @@ def challenger(settings: Settings, registry: ModelRegistry, trained_at_ms: int) 
     )
 
 
-def unpacked(windows: StoredHistory) -> SeriesHistory:
+def unpacked(series: str, windows: StoredHistory) -> SeriesHistory:
     from detectors.training import SeriesHistory
 
-    values, counts = unpack(windows.statistics)
-    return SeriesHistory(windows.window_start_ms, values, counts)
+    known = readable(series, windows.statistics)
+    values, counts = unpack([windows.statistics[i] for i in known])
+    return SeriesHistory(windows.window_start_ms[known], values, counts)
 
 
 def train_now(settings: Settings) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def preview(settings: Settings, registry: ModelRegistry, since_ms: int) -> Previ
     stored = registry.training_set(
         since_ms=since_ms - WARM_UP_MS, until_ms=until_ms, max_windows=settings.training.max_windows
     )
-    history = {name: unpacked(windows) for name, windows in stored.series.items()}
+    history = {name: unpacked(name, windows) for name, windows in stored.series.items()}
     calm, window_ms = settings.detection.resolve_after_windows, settings.window.length_s * 1000
     old, new = (
         replayed(scorer, history, window_ms=window_ms, from_ms=since_ms, resolve_after_windows=calm)

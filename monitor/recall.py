@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
+from detectors.pack import is_packed
 from monitor import metrics
 from monitor.alerting import AlertState
 from monitor.series import SeriesInfo, check_state
@@ -31,6 +32,16 @@ def recall(
         metrics.MEMORY_LOST.labels(part).inc()
         return False
     return True
+
+
+def readable(series: str, blobs: Sequence[bytes | None]) -> list[int]:
+    """Which of a series' stored windows have statistics that can be read; the others are as if missing."""
+    held = [i for i, blob in enumerate(blobs) if blob is not None]
+    found = [i for i in held if is_packed(blobs[i] or b"")]
+    if lost := len(held) - len(found):
+        log.error("windows_lost", series=series, windows=lost, reason="their statistics cannot be read")
+        metrics.MEMORY_LOST.labels("window").inc(lost)
+    return found
 
 
 def series_info(row: SeriesRow, *, partition: str) -> SeriesInfo:

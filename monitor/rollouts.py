@@ -24,6 +24,7 @@ from detectors.versions import LATENCY_GIVEN_TOKENS, LOOKS, METRICS, Difference,
 from monitor.alerting import AlertState
 from monitor.clock import rfc3339
 from monitor.explain import BLAME, duration, feature_words, quantity
+from monitor.recall import readable
 from monitor.steps import AmendedWindow, ClosedWindows
 from storage.types import AlertTransition, ComparisonRow, StoredWindow
 
@@ -208,10 +209,10 @@ class Rollouts:
         length_ms = trial.whole_until_ms - trial.whole_from_ms
         reach_ms = DAY_MS if length_ms <= LOOKS_MS[1] else 2 * DAY_MS
         stored = self.load(series, trial.at_ms - reach_ms, trial.whole_until_ms)
-        stored = [window for window in stored if window.statistics is not None]
+        stored = [stored[i] for i in readable(series, [window.statistics for window in stored])]
         if not stored:
             return []
-        values, counts = unpack([window.statistics for window in stored if window.statistics is not None])
+        values, counts = unpack([window.statistics or b"" for window in stored])
         return findings(
             before_after(
                 np.array([window.start_ms for window in stored], np.int64),

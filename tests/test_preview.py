@@ -121,7 +121,7 @@ def odd_score(engine: Engine, artifact: bytes | None) -> float:
     until_ms = START_MS + LENGTH * MINUTE_MS
     stored = registry.training_set(since_ms=START_MS, until_ms=until_ms, max_windows=10_000)
     states = scorer.new_states()
-    columns = {name: unpacked(found) for name, found in stored.series.items()}
+    columns = {name: unpacked(name, found) for name, found in stored.series.items()}
     found = []
     for t in range(LENGTH):
         values = np.stack([columns[name].values[t] for name in NAMES])

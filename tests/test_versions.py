@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,12 +15,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from detectors.paired import Paired, Records
 from detectors.placebo import before_after
 from detectors.types import STATISTIC_INDEX, STATISTICS, Float64
 from detectors.versions import Difference, findings, two_sided_p
+from monitor.jobs import unpacked
 from monitor.rollouts import FORMAT, Rollouts
+from storage.engine import connect
+from storage.models import ModelRegistry
 from tests.daemons import rows
 from tests.test_pipeline import Killed, ledger_for, pipeline_for, run_to_end
 
@@ -266,6 +271,32 @@ def test_verdicts_do_not_depend_on_where_the_process_died(whole: str, tmp_path: 
     assert rows(url, DEPLOYMENTS) == rows(whole, DEPLOYMENTS)
     events = "select * from incident_event_history order by at, kind"
     assert rows(url, events) == rows(whole, events)
+
+
+def test_windows_that_cannot_be_read_are_as_if_missing_and_stop_no_partition(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'spoiled.db'}"
+    ledger = ledger_for(url)
+    pipeline, clock = pipeline_for(ledger, MESSAGES, batch=500)
+    newest = "select coalesce(max(window_start_ms), 0) as ms from windows"
+    while rows(url, newest)[0]["ms"] < START_MS + (DEPLOYED_MIN - 60) * MINUTE_MS:
+        assert pipeline.turn(0.0)
+        clock.advance(1_100)
+    ledger.engine.dispose()
+    with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+        for remainder, spoiled in ((0, b""), (1, b"\x09\x00\x00"), (2, b"\x01\xff\xff1234")):
+            spoil = "update windows set statistics = ? where window_start_ms / 60000 % 40 = ?"
+            connection.execute(spoil, (spoiled, remainder))
+        connection.commit()
+    with capture_logs() as said:
+        run_to_end(*pipeline_for(ledger_for(url), MESSAGES, batch=2_000))
+    assert {line["series"] for line in said if line["event"] == "windows_lost"} >= {"m/bad", "m/good"}
+    found = {row["series"]: row["verdict"] for row in rows(url, DEPLOYMENTS)}
+    assert (found["m/bad"], found["m/canary"]) == ("worse", "worse")
+    every = {"since_ms": 0, "until_ms": 1 << 60, "max_windows": 10_000, "least_windows": 1}
+    history = ModelRegistry(connect(url)).training_set(**every)
+    trained = {name: unpacked(name, windows) for name, windows in history.series.items()}
+    for name, windows in history.series.items():
+        assert 0.9 < len(trained[name].window_start_ms) / len(windows.window_start_ms) < 0.95
 
 
 def test_the_command_shows_them(whole: str) -> None:
