@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Connection, Dialect, Executable, Table, exc
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    ColumnElement,
+    Connection,
+    Dialect,
+    Executable,
+    Float,
+    Integer,
+    LargeBinary,
+    String,
+    Table,
+    bindparam,
+    column,
+    exc,
+    func,
+    update,
+)
 from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.types import TypeEngine
+
+New = Callable[[str], ColumnElement[Any]]
+"""The new value of a column, by its name."""
+Assigned = dict[str, ColumnElement[Any]]
+ROWS_AT_ONCE = 1_000  # of an UPDATE with arrays, a few megabytes of states
+_NEW = "new_{}"
 
 
 @lru_cache(maxsize=64)
@@ -38,6 +64,47 @@ def execute_many(
     connection.exec_driver_sql(compiled.string, parameters)
 
 
+def update_many(
+    connection: Connection,
+    table: Table,
+    assigned: Callable[[New], Assigned],
+    columns: Sequence[str],
+    rows: Sequence[tuple[Any, ...]],
+) -> None:
+    """Update rows by their `id`, the last of `columns`; each has values of its own, in the order of these.
+
+    `assigned` (a function of a module: what it gives is kept) says what each column becomes, of the new
+    values. SQLite takes a statement per row, PostgreSQL one for many, whose values come as arrays.
+    """
+    if not rows:
+        return
+    if connection.dialect.name != "postgresql":
+        statement = _by_row(table, assigned, tuple(columns))
+        execute_many(connection, statement, [_NEW.format(name) for name in columns], rows)
+        return
+    sql = _by_array(table, assigned, tuple(columns), connection.dialect)
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        arrays = map(list, zip(*rows[start : start + ROWS_AT_ONCE], strict=True))
+        connection.exec_driver_sql(sql, dict(zip(columns, arrays, strict=True)))
+
+
+@lru_cache(maxsize=64)
+def _by_row(table: Table, assigned: Callable[[New], Assigned], columns: tuple[str, ...]) -> Executable:
+    new: Assigned = {name: bindparam(_NEW.format(name)) for name in columns}
+    return update(table).where(table.c.id == new["id"]).values(assigned(new.__getitem__))
+
+
+@lru_cache(maxsize=64)
+def _by_array(
+    table: Table, assigned: Callable[[New], Assigned], columns: tuple[str, ...], dialect: Dialect
+) -> str:
+    arrays = [bindparam(name, type_=ARRAY(table.c[name].type)) for name in columns]
+    typed = [column(name, table.c[name].type) for name in columns]
+    new = func.unnest(*arrays).table_valued(*typed, name="new").render_derived()
+    statement = update(table).where(table.c.id == new.c.id).values(assigned(new.c.__getitem__))
+    return re.sub(r"%\((\w+)\)s", r"%(\1)b", str(statement.compile(dialect=dialect)))  # arrays as binary
+
+
 def insert_many(
     connection: Connection, table: Table, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
 ) -> None:
@@ -48,19 +115,30 @@ def insert_many(
     quote = connection.dialect.identifier_preparer.quote
     into = f"{quote(table.name)} ({', '.join(map(quote, columns))})"
     if connection.dialect.name == "postgresql":
-        _copy(connection, f"COPY {into} FROM STDIN", rows)
+        types = [_copied_as(table.c[name].type) for name in columns]
+        _copy(connection, f"COPY {into} FROM STDIN (FORMAT BINARY)", types, rows)
     else:
         marks = ", ".join("?" * len(columns))
         connection.exec_driver_sql(f"INSERT INTO {into} VALUES ({marks})", list(rows))
 
 
-def _copy(connection: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+def _copied_as(column_type: TypeEngine[Any]) -> str:
+    """PostgreSQL's name of a type; in binary the bytes of a value depend on it."""
+    names = {BigInteger: "int8", Integer: "int4", Float: "float8", Boolean: "bool", String: "text"}
+    names |= {LargeBinary: "bytea"}
+    return next(name for known, name in names.items() if isinstance(column_type, known))
+
+
+def _copy(
+    connection: Connection, statement: str, types: Sequence[str], rows: Sequence[tuple[Any, ...]]
+) -> None:
     """COPY inside the transaction of `connection`, with errors as SQLAlchemy reports them."""
     from psycopg import Error
 
     driver: Any = connection.connection
     try:
         with driver.cursor() as cursor, cursor.copy(statement) as copy:
+            copy.set_types(types)
             for row in rows:
                 copy.write_row(row)
     except Error as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SCHEMA_VERSION = "0008"
+SCHEMA_VERSION = "0009"
 """The newest Alembic revision of storage/migrations; `upgrade` compares against it without Alembic."""
 
 FEATURE_COLUMNS: tuple[str, ...] = (

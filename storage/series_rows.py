@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import repeat
-from typing import Any, NamedTuple
+from operator import itemgetter
+from typing import NamedTuple
 
-from sqlalchemy import BindParameter, Connection, bindparam, func, select, update
+from sqlalchemy import Connection, bindparam, func, select, update
 
 from storage import schema
-from storage.bulk import execute_many
+from storage.bulk import Assigned, New, execute_many, update_many
 from storage.rows import series_key, upsert
 from storage.schema import table
 from storage.types import Commit, ScoredWindows, SeriesConflict, SeriesRow
@@ -41,15 +42,18 @@ class _Newest(NamedTuple):
 
 
 _NO_WINDOWS = _Newest()
-_KNOWN: dict[str, BindParameter[Any]] = {name: bindparam(f"b_{name}") for name in _COLUMNS}
-_SUMMED_UP = {"windows": SERIES.c.windows + _KNOWN["windows"]} | {
-    name: func.coalesce(_KNOWN[name], SERIES.c[name]) for name in _WINDOWS[1:]
-}
-_OF_ID = SERIES.c.id == bindparam("b_id")
-_UPDATE = update(SERIES).where(_OF_ID).values(_KNOWN | _SUMMED_UP)
-"""Of a series that lives in this partition. What is about it stays as it is: an index holds some of that, and
-would be written anew for each row."""
-_UPDATE_NEWEST = update(SERIES).where(_OF_ID).values(_SUMMED_UP)
+
+
+def _newest_of(new: New) -> Assigned:
+    """Of a series that had windows in this commit."""
+    kept = {name: func.coalesce(new(name), SERIES.c[name]) for name in _WINDOWS[1:]}
+    return {"windows": SERIES.c.windows + new("windows"), **kept}
+
+
+def _known(new: New) -> Assigned:
+    """Of a series that lives in this partition. What is about it stays as it is: an index holds some of that,
+    and would be written anew for each row."""
+    return {name: new(name) for name in _COLUMNS} | _newest_of(new)
 
 
 class SeriesWriter:
@@ -97,8 +101,7 @@ class SeriesWriter:
                 fresh[row.series] = _new(row, partition_id, live, own)
             else:
                 known.append((*_values(row, own), ids[row.series]))
-        columns = (*(f"b_{name}" for name in _COLUMNS), "b_id")
-        execute_many(connection, _UPDATE, columns, sorted(known, key=lambda values: values[-1]))
+        update_many(connection, SERIES, _known, (*_COLUMNS, "id"), sorted(known, key=itemgetter(-1)))
         if unknown:
             ids |= self._write_unknown(connection, commit, partition_id, unknown, fresh, newest)
             written |= fresh.keys()
@@ -108,8 +111,7 @@ class SeriesWriter:
             ]
             connection.execute(_EXPIRE, expired)
         ended = [(*of, ids[name]) for name, of in newest.items() if name not in written]
-        columns = (*(f"b_{name}" for name in _WINDOWS), "b_id")
-        execute_many(connection, _UPDATE_NEWEST, columns, ended)
+        update_many(connection, SERIES, _newest_of, (*_WINDOWS, "id"), ended)
         return ids
 
     def _write_unknown(
