@@ -90,11 +90,15 @@ class SeriesTable(Base):
 
 
 class WindowTable(Base):
-    """One row per series and closed window; written by plain inserts, so a duplicate fails loudly."""
+    """One row per series and closed window; written by plain inserts, so a duplicate fails loudly.
+
+    Files of SQLite have a foreign key here and in the sketches. For PostgreSQL it would be a look at a row of
+    `series` per window, which takes longer than writing it.
+    """
 
     __tablename__ = "windows"
 
-    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), primary_key=True, autoincrement=False)
+    series_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     window_start_ms: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     window_end_ms: Mapped[int]
     score: Mapped[float]
@@ -139,9 +143,9 @@ class WindowSketchTable(Base):
 
     __tablename__ = "window_sketches"
 
-    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), primary_key=True, autoincrement=False)
+    series_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     window_start_ms: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    partition_id: Mapped[int] = mapped_column(ForeignKey("partitions.id"))
+    partition_id: Mapped[int]
     sketch: Mapped[bytes]
 
     __table_args__ = (Index("window_sketches_age", "partition_id", "window_start_ms"),)
