@@ -17,6 +17,7 @@ from sqlalchemy import (
     Dialect,
     Executable,
     Float,
+    Insert,
     Integer,
     LargeBinary,
     String,
@@ -25,15 +26,18 @@ from sqlalchemy import (
     column,
     exc,
     func,
+    select,
     update,
 )
 from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.selectable import TableValuedAlias
 from sqlalchemy.types import TypeEngine
 
+Row = tuple[Any, ...]
 New = Callable[[str], ColumnElement[Any]]
 """The new value of a column, by its name."""
 Assigned = dict[str, ColumnElement[Any]]
-ROWS_AT_ONCE = 1_000  # of an UPDATE with arrays, a few megabytes of states
+ROWS_AT_ONCE = 1_000  # of a statement with arrays: a few megabytes of states
 _NEW = "new_{}"
 
 
@@ -45,7 +49,7 @@ def _compiled(statement: Executable, dialect: Dialect, names: tuple[str, ...]) -
 
 
 def execute_many(
-    connection: Connection, statement: Executable, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
+    connection: Connection, statement: Executable, columns: Sequence[str], rows: Sequence[Row]
 ) -> None:
     """Run a statement once per row, values in the order of `columns` and such that the driver takes them as
     they are.
@@ -69,7 +73,7 @@ def update_many(
     table: Table,
     assigned: Callable[[New], Assigned],
     columns: Sequence[str],
-    rows: Sequence[tuple[Any, ...]],
+    rows: Sequence[Row],
 ) -> None:
     """Update rows by their `id`, the last of `columns`; each has values of its own, in the order of these.
 
@@ -83,9 +87,7 @@ def update_many(
         execute_many(connection, statement, [_NEW.format(name) for name in columns], rows)
         return
     sql = _by_array(table, assigned, tuple(columns), connection.dialect)
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        arrays = map(list, zip(*rows[start : start + ROWS_AT_ONCE], strict=True))
-        connection.exec_driver_sql(sql, dict(zip(columns, arrays, strict=True)))
+    _execute_arrays(connection, sql, columns, rows)
 
 
 @lru_cache(maxsize=64)
@@ -98,16 +100,48 @@ def _by_row(table: Table, assigned: Callable[[New], Assigned], columns: tuple[st
 def _by_array(
     table: Table, assigned: Callable[[New], Assigned], columns: tuple[str, ...], dialect: Dialect
 ) -> str:
+    new = _arrays(table, columns)
+    statement = update(table).where(table.c.id == new.c.id).values(assigned(new.c.__getitem__))
+    return _with_binary(statement, dialect)
+
+
+def upsert_many(
+    connection: Connection, table: Table, statement: Insert, columns: Sequence[str], rows: Sequence[Row]
+) -> None:
+    """An upsert of rows.upsert, values in the order of `columns`; like update_many. No key may come twice."""
+    if connection.dialect.name != "postgresql":
+        execute_many(connection, statement, columns, rows)
+    elif rows:
+        sql = _inserted_by_array(table, statement, tuple(columns), connection.dialect)
+        _execute_arrays(connection, sql, columns, rows)
+
+
+@lru_cache(maxsize=64)
+def _inserted_by_array(table: Table, statement: Insert, columns: tuple[str, ...], dialect: Dialect) -> str:
+    new = _arrays(table, columns)
+    return _with_binary(statement.from_select(list(columns), select(*new.c)), dialect)
+
+
+def _arrays(table: Table, columns: tuple[str, ...]) -> TableValuedAlias:
+    """New values as a table, one array per column."""
     arrays = [bindparam(name, type_=ARRAY(table.c[name].type)) for name in columns]
     typed = [column(name, table.c[name].type) for name in columns]
-    new = func.unnest(*arrays).table_valued(*typed, name="new").render_derived()
-    statement = update(table).where(table.c.id == new.c.id).values(assigned(new.c.__getitem__))
-    return re.sub(r"%\((\w+)\)s", r"%(\1)b", str(statement.compile(dialect=dialect)))  # arrays as binary
+    return func.unnest(*arrays).table_valued(*typed, name="new").render_derived()
 
 
-def insert_many(
-    connection: Connection, table: Table, columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
-) -> None:
+def _with_binary(statement: Executable, dialect: Dialect) -> str:
+    """The text of a statement whose parameters go out in binary."""
+    compiled = statement.compile(dialect=dialect)  # type: ignore[attr-defined]
+    return re.sub(r"%\((\w+)\)s", r"%(\1)b", str(compiled))
+
+
+def _execute_arrays(connection: Connection, sql: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        arrays = map(list, zip(*rows[start : start + ROWS_AT_ONCE], strict=True))
+        connection.exec_driver_sql(sql, dict(zip(columns, arrays, strict=True)))
+
+
+def insert_many(connection: Connection, table: Table, columns: Sequence[str], rows: Sequence[Row]) -> None:
     """Insert rows that must be new, values in the order of `columns`: COPY on PostgreSQL, else one by one
     from a single statement. Values are such that the driver takes them as they are."""
     if not rows:
@@ -129,9 +163,7 @@ def _copied_as(column_type: TypeEngine[Any]) -> str:
     return next(name for known, name in names.items() if isinstance(column_type, known))
 
 
-def _copy(
-    connection: Connection, statement: str, types: Sequence[str], rows: Sequence[tuple[Any, ...]]
-) -> None:
+def _copy(connection: Connection, statement: str, types: Sequence[str], rows: Sequence[Row]) -> None:
     """COPY inside the transaction of `connection`, with errors as SQLAlchemy reports them."""
     from psycopg import Error
 

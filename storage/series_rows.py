@@ -11,7 +11,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, bindparam, func, select, update
 
 from storage import schema
-from storage.bulk import Assigned, New, execute_many, update_many
+from storage.bulk import Assigned, New, update_many, upsert_many
 from storage.rows import series_key, upsert
 from storage.schema import table
 from storage.types import Commit, ScoredWindows, SeriesConflict, SeriesRow
@@ -131,7 +131,8 @@ class SeriesWriter:
                 row = _ended_row(key, commit)
                 fresh[name] = _new(row, partition_id, False, newest.get(name, _NO_WINDOWS))
         newest_id = connection.execute(select(func.max(SERIES.c.id))).scalar() or 0
-        execute_many(connection, self._insert, _NEW, [fresh[name] for name in sorted(fresh)])
+        by_key = {fresh[name][0]: fresh[name] for name in sorted(fresh)}
+        upsert_many(connection, SERIES, self._insert, _NEW, list(by_key.values()))
         made = (SERIES.c.partition_id == partition_id) & (SERIES.c.id > newest_id)
         ids.update(tuple(row) for row in connection.execute(select(SERIES.c.name, SERIES.c.id).where(made)))
         others = [key for key in keys.values() if key not in ids]  # another owner made it at the same time
