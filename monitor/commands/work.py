@@ -41,6 +41,8 @@ def demo(
 
 
 def run(
+    config: ConfigOption = None,
+    database: DatabaseOption = None,
     workers: Annotated[
         int,
         typer.Option(
@@ -48,8 +50,6 @@ def run(
         ),
     ] = 1,
     worker: Annotated[bool, typer.Option("--worker", hidden=True)] = False,
-    config: ConfigOption = None,
-    database: DatabaseOption = None,
 ) -> None:
     """Run the daemon until SIGTERM or SIGINT."""
     settings = load_settings(config, database)

@@ -26,4 +26,4 @@ def upgrade() -> None:
         ("window_sketches", "series_id"),
         ("window_sketches", "partition_id"),
     ):
-        op.drop_constraint(f"{table}_{column}_fkey", table, type_="foreignkey")
+        op.execute(f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {table}_{column}_fkey")
