@@ -38,6 +38,7 @@ bench: setup  ## short forms of the speed benchmarks; results in benchmarks/resu
 	$(BIN)/python -m benchmarks.scoring --rounds 2
 	$(BIN)/python -m benchmarks.scale --series 10 100 1000
 	$(BIN)/python -m benchmarks.queries
+	$(BIN)/python -m benchmarks.workers --records 200000 --minutes 24 --rounds 2
 	$(BIN)/python -m benchmarks.live --series 1000 --windows 6
 	$(BIN)/python -m benchmarks.retraining --days 1 --records 100000 --logs 6
 

@@ -23,10 +23,15 @@ def pack_rows(values: Float64, counts: Float64) -> list[bytes]:
 
 def is_packed(blob: bytes) -> bool:
     """False for bytes that `unpack` refuses."""
+    return _stored(blob) is not None
+
+
+def _stored(blob: bytes) -> int | None:
+    """How many statistics a blob holds; None for bytes of another format."""
     if len(blob) < _HEADER.size:
-        return False
+        return None
     version, stored = _HEADER.unpack_from(blob)
-    return bool(version == _VERSION and len(blob) == _HEADER.size + 8 * stored)
+    return stored if version == _VERSION and len(blob) == _HEADER.size + 8 * stored else None
 
 
 def unpack(blobs: list[bytes]) -> tuple[Float64, Float64]:
@@ -39,9 +44,9 @@ def unpack(blobs: list[bytes]) -> tuple[Float64, Float64]:
     values = np.full((len(blobs), width), np.nan)
     counts = np.zeros((len(blobs), width))
     for i, blob in enumerate(blobs):
-        if not is_packed(blob):
+        stored = _stored(blob)
+        if stored is None:
             raise ValueError(f"no statistics of format {_VERSION}: {blob[:8]!r}, {len(blob)} bytes")
-        _, stored = _HEADER.unpack_from(blob)
         both = np.frombuffer(blob, "<f4", offset=_HEADER.size)
         known = min(stored, width)
         values[i, :known] = both[:known]

@@ -20,7 +20,7 @@ from monitor.config import Settings
 from monitor.errors import SourceError
 from monitor.gaps import apart_alert
 from monitor.partition import OwnedPartition
-from monitor.sources.base import Partition, Progress
+from monitor.sources.base import Partition, Progress, is_file
 from storage.engine import is_transient
 from storage.types import Fenced, SeriesConflict
 
@@ -30,11 +30,6 @@ RETRY_FIRST_S, RETRY_MAX_S = 0.5, 10.0
 REST_S = 0.5  # between words about partitions that have nothing to read
 TELL_S = 5.0  # between words to the ledger about a partition that commits nothing
 QUIET_S = 10.0  # a fully read partition without records for this long holds no incident back
-
-
-def is_file(key: Partition) -> bool:
-    """Files and standard input: pieces of one log rather than logs, and they wait for whoever writes them."""
-    return key.topic.startswith("file:")
 
 
 @dataclass(slots=True, eq=False)
@@ -301,7 +296,7 @@ class Owner:
         self.ends = {key: found.end for key, found in progress.items()}
         for p in list(self.owned.values()):
             known, before = progress.get(p.key), p.silence.stalled
-            busy = p.ended or p.source_paused or p.at_gate or bool(p.inbox) or is_file(p.key)
+            busy = p.ended or p.source_paused or p.at_gate or bool(p.inbox) or is_file(p.key.topic)
             after_s = self.settings.source.stalled_after_s
             stalled = p.silence.look(known, now_s, read_at_s=p.read_at_s, busy=busy, timeout_s=after_s)
             if stalled and not before:
@@ -319,7 +314,7 @@ class Owner:
         now_s = self.parts.clock.monotonic_s()
         found: dict[str, float] = {}
         for p in list(self.owned.values()):
-            if p.windows.watermark_ms is not None and not is_file(p.key):
+            if p.windows.watermark_ms is not None and not is_file(p.key.topic):
                 topic, quiet_s = p.key.topic, now_s - p.read_at_s
                 found[topic] = min(found.get(topic, quiet_s), quiet_s)
         return found
@@ -351,7 +346,7 @@ class Owner:
 
         Raises SourceError for files, which are pieces of one log more often than logs of their own.
         """
-        if is_file(p.key):
+        if is_file(p.key.topic):
             raise SourceError(f"{p.key.topic}: {conflict}; pieces of one log: zcat -f FILES | ... replay -")
         log.error("series_in_two_partitions", partition=str(p.key), error=str(conflict))
         metrics.SOURCE_ERRORS.labels("series_in_two_partitions").inc()

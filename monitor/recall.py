@@ -36,9 +36,8 @@ def recall(
 
 def readable(series: str, blobs: Sequence[bytes | None]) -> list[int]:
     """Which of a series' stored windows have statistics that can be read; the others are as if missing."""
-    held = [i for i, blob in enumerate(blobs) if blob is not None]
-    found = [i for i in held if is_packed(blobs[i] or b"")]
-    if lost := len(held) - len(found):
+    found = [i for i, blob in enumerate(blobs) if blob is not None and is_packed(blob)]
+    if lost := sum(blob is not None for blob in blobs) - len(found):
         log.error("windows_lost", series=series, windows=lost, reason="their statistics cannot be read")
         metrics.MEMORY_LOST.labels("window").inc(lost)
     return found

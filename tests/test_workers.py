@@ -29,16 +29,14 @@ PARTITIONS = 4
 SUPERVISE = """
 import sys
 from monitor import logs, workers
-workers.RESTART_FIRST_S = workers._Worker.__dataclass_fields__["wait_s"].default
 workers.KILL_AFTER_S = 1.0
 logs.configure("info")
 programs = [([sys.executable, "-c", program], {}) for program in sys.argv[1:]]
 sys.exit(workers.Supervisor(programs).run())
 """
-NOTE = "import os, signal, sys, threading, time; open({path!r}, 'a').write(f'{{os.getpid()}} ')\n"
+NOTE = "import os, signal, time; open({path!r}, 'a').write(f'{{os.getpid()}} ')\n"
 WAITS = "signal.signal(signal.SIGTERM, lambda *_: os._exit(0))\ntime.sleep(600)"
 IGNORES = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(600)"
-FAILS = "sys.exit({code})"
 WATCHES = "from monitor.workers import end_with_parent\nend_with_parent()\n"
 
 
@@ -83,7 +81,7 @@ def test_a_worker_that_dies_is_started_anew_and_the_others_are_left_alone(tmp_pa
 
 def test_a_first_start_that_would_end_in_the_same_way_again_ends_all_of_them(tmp_path: Path) -> None:
     calm = tmp_path / "calm"
-    fails = "import sys, time; time.sleep(1)\n" + FAILS.format(code=78)
+    fails = "import sys, time; time.sleep(1); sys.exit(78)"
     with supervised(NOTE.format(path=str(calm)) + WAITS, fails) as process:
         assert process.wait(60) == 78
         assert not any(map(lives, pids(calm)))
@@ -101,9 +99,7 @@ def test_a_worker_that_does_not_end_is_killed(tmp_path: Path) -> None:
 
 def test_workers_end_with_whoever_started_them(tmp_path: Path) -> None:
     orphan = tmp_path / "orphan"
-    with supervised(
-        "import os, signal, sys, time\n" + WATCHES + NOTE.format(path=str(orphan)) + WAITS
-    ) as process:
+    with supervised(WATCHES + NOTE.format(path=str(orphan)) + WAITS) as process:
         wait_for("its start", lambda: len(pids(orphan)) == 1, 60)
         process.kill()
         wait_for("its end", lambda: not lives(pids(orphan)[0]), 30)

@@ -15,8 +15,16 @@ import numpy.typing as npt
 Int64 = npt.NDArray[np.int64]
 
 
+FILE_PREFIX = "file:"
+
+
+def is_file(topic: str) -> bool:
+    """Files and standard input: pieces of one log rather than logs, and they wait for whoever writes them."""
+    return topic.startswith(FILE_PREFIX)
+
+
 class Partition(NamedTuple):
-    """One ordered log. For a file: topic = "file:" + its base name, partition 0, offset = line number."""
+    """One ordered log. For a file: topic = FILE_PREFIX + its base name, partition 0, offset = line number."""
 
     topic: str
     partition: int

@@ -18,7 +18,16 @@ import numpy as np
 
 from monitor.config import SourceSettings
 from monitor.errors import SourceError
-from monitor.sources.base import Assigned, EndOfLog, Event, Partition, Progress, RawBatch, Undecodable
+from monitor.sources.base import (
+    FILE_PREFIX,
+    Assigned,
+    EndOfLog,
+    Event,
+    Partition,
+    Progress,
+    RawBatch,
+    Undecodable,
+)
 from monitor.sources.batches import cut
 
 BLOCK_BYTES = 4 << 20
@@ -190,7 +199,7 @@ class FileSource:
         self._logs: dict[Partition, _Lines] = {}
         seen: Counter[str] = Counter()
         for path in map(str, paths):
-            topic = f"file:{os.path.basename(path)}"
+            topic = FILE_PREFIX + os.path.basename(path)
             partition = Partition(topic, seen[topic])
             seen[topic] += 1
             if path != STDIN and not (os.path.isfile(path) and os.access(path, os.R_OK)):

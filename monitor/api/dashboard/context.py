@@ -12,6 +12,7 @@ from starlette.routing import Match
 from monitor.api.access import LOCAL_USER
 from monitor.api.dashboard.render import epoch_ms
 from monitor.clock import Clock
+from monitor.sources.base import is_file
 from storage import queries
 
 EVENTS_PATH = "/api/v1/events"
@@ -37,7 +38,7 @@ def base(request: Request, engine: Engine, clock: Clock) -> dict[str, Any]:
     sources = queries.sources(engine)
     marks = [epoch_ms(row["watermark"]) for row in sources if row["watermark"] is not None]
     newest_ms = max(marks, default=None)
-    files = bool(sources) and all(row["topic"].startswith("file:") for row in sources)
+    files = bool(sources) and all(is_file(row["topic"]) for row in sources)
     recorded = files and all(row["finished"] for row in sources) and newest_ms is not None
     user = getattr(request.state, "user", None)
     return {
