@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import struct
 import threading
@@ -11,9 +12,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from kafka.net.transport import KafkaTCPTransport
+from kafka.protocol.consumer import FetchRequest, FetchResponse
+from kafka.protocol.frame import KafkaBytes
+from kafka.protocol.parser import KafkaProtocol
 
-from monitor.sources.kafka_client import read_widely
+from monitor.sources.wide_reads import LARGE_BYTES, Frame, read_widely
 
 
 class CountedSocket:
@@ -25,6 +31,10 @@ class CountedSocket:
     def recv(self, most: int) -> bytes:
         self.reads += 1
         return self.of.recv(most)
+
+    def recv_into(self, place: memoryview) -> int:
+        self.reads += 1
+        return self.of.recv_into(place)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.of, name)
@@ -66,8 +76,9 @@ def test_the_last_bytes_of_a_closed_connection_come_with_its_end(pair: tuple[soc
     broker.sendall(b"last")
     broker.close()
     time.sleep(0.1)
+    assert transport._sock_recv() == (b"last", None)
     got, error = transport._sock_recv()
-    assert got == b"last" and "disconnected" in str(error)
+    assert got == b"" and "disconnected" in str(error)
 
 
 def test_a_broken_connection_is_an_error(pair: tuple[socket.socket, Any]) -> None:
@@ -90,6 +101,109 @@ def test_a_connection_that_another_thread_closes_in_between_ends(pair: tuple[soc
         return bytes(counted.recv(most))
 
     transport._sock = type("Closing", (), {"recv": staticmethod(recv_then_close)})()
-    for expected in (b"first", b""):
+    assert transport._sock_recv() == (b"first", None)
+    for _ in range(2):
         got, error = transport._sock_recv()
-        assert got == expected and "closed" in str(error)
+        assert got == b"" and "closed" in str(error)
+
+
+class Connection:
+    """What a transport knows of its connection: where bytes go, and which responses they were."""
+
+    _sensors = None
+
+    def __init__(self) -> None:
+        self.parser = KafkaProtocol()
+
+
+def fetch_response(number: int, records: list[bytes], version: int) -> bytes:
+    partitions = [
+        FetchResponse.FetchableTopicResponse.PartitionData(
+            version=version, partition_index=i, error_code=0, high_watermark=9, records=part
+        )
+        for i, part in enumerate(records)
+    ]
+    topic = FetchResponse.FetchableTopicResponse(version=version, topic="logs", partitions=partitions)
+    response = FetchResponse(version=version, responses=[topic])
+    response.with_header(correlation_id=number)
+    return bytes(response.encode(framed=True, header=True))
+
+
+@pytest.mark.parametrize("version", [4, 11, 12])
+def test_responses_of_any_size_in_any_pieces_are_what_was_sent(
+    pair: tuple[socket.socket, Any], version: int
+) -> None:
+    broker, transport = pair
+    connection = transport._protocol = Connection()
+    dice = random.Random(version)
+    sizes = [0, 1, LARGE_BYTES - 1, LARGE_BYTES, LARGE_BYTES + 1, 300_000, 3_000_000]
+    sent = [[dice.randbytes(dice.choice(sizes)) for _ in range(dice.randint(1, 4))] for _ in range(25)]
+    wire = b""
+    for number, records in enumerate(sent):
+        request = FetchRequest(version=version)
+        request.with_header(correlation_id=number)
+        connection.parser.in_flight_requests.append(request.header)
+        wire += fetch_response(number, records, version)
+
+    def send() -> None:
+        at = 0
+        while at < len(wire):
+            end = at + dice.choice([1, 3, 4, 5, 1_000, 70_000, 1_500_000])
+            broker.sendall(wire[at:end])
+            at = end
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    got: list[Any] = []
+    deadline = time.monotonic() + 60
+    while len(got) < len(sent) and time.monotonic() < deadline:
+        data, error = transport._sock_recv()
+        assert error is None
+        got += connection.parser.receive_bytes(data)
+    sender.join()
+    assert [number for number, _ in got] == list(range(len(sent)))
+    found = [[part.records for part in response.responses[0].partitions] for _, response in got]
+    assert found == sent
+    kinds = {type(part) for parts in found for part in parts if len(part) >= LARGE_BYTES}
+    assert kinds == {memoryview}, "large ones are not copied"
+    assert all(part.readonly for parts in found for part in parts if isinstance(part, memoryview))
+
+
+def test_a_connection_that_ends_within_a_response_is_an_error(pair: tuple[socket.socket, Any]) -> None:
+    broker, transport = pair
+    connection = transport._protocol = Connection()
+    broker.sendall(fetch_response(0, [bytes(500_000)], 12)[:400_000])
+    broker.close()
+    for _ in range(1_000):
+        data, error = transport._sock_recv()
+        if error is not None:
+            break
+        assert connection.parser.receive_bytes(data) == []
+        time.sleep(0.001)
+    assert "disconnected" in str(error)
+
+
+@settings(deadline=None)
+@given(
+    st.binary(min_size=1, max_size=300),
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("read"), st.one_of(st.none(), st.integers(0, 300))),
+            st.tuples(st.just("seek"), st.integers(0, 300)),
+            st.tuples(st.just("write"), st.binary(max_size=50)),
+        ),
+        max_size=12,
+    ),
+)
+def test_a_frame_is_read_and_written_as_the_client_s_own(data: bytes, steps: list[tuple[str, Any]]) -> None:
+    ours, theirs = Frame(len(data)), KafkaBytes(len(data))
+    for frame in (ours, theirs):
+        frame.write(data)
+        frame.seek(0)
+    for name, argument in steps:
+        if name == "seek":
+            argument = min(argument, len(data))
+        if name == "write":
+            argument = argument[: len(data) - theirs.tell()]
+        assert getattr(ours, name)(argument) == getattr(theirs, name)(argument)
+        assert ours.tell() == theirs.tell() and len(ours) == len(theirs)

@@ -11,16 +11,12 @@ from typing import Any
 
 from kafka import KafkaConsumer
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-from kafka.errors import KafkaConnectionError
-from kafka.net.transport import KafkaTCPTransport
 
 from monitor.config import SourceSettings
 from monitor.errors import SourceError
 from monitor.sources import decompression
 
 CONNECT_TIMEOUT_MS = 2_000
-WIDE_BYTES = 256 << 10
-TURN_BYTES = 1 << 20
 
 
 def group_consumer(settings: SourceSettings) -> Any:
@@ -82,40 +78,6 @@ def keep_join_result(consumer: Any) -> None:
     join: Any = getattr(coordinator, "_join_task", None)
     if coordinator is not None and getattr(join, "is_done", False) and join.succeeded():
         coordinator._join_task = _Finished(join)
-
-
-def read_widely() -> None:
-    """From now on plain sockets are read WIDE_BYTES at a time, about TURN_BYTES in one turn; calling it again
-    changes nothing.
-
-    kafka-python 3.0.12 reads 4 KB at a time for as long as there is something, and gives the interpreter's
-    lock away with each of them. What ends a connection or goes wrong, its own code still finds.
-    """
-    narrow: Callable[[Any], tuple[bytes, Any]] = KafkaTCPTransport._sock_recv
-    if hasattr(narrow, "is_wide"):
-        return
-
-    def wide(transport: Any) -> tuple[bytes, Any]:
-        parts: list[bytes] = []
-        try:
-            while sum(map(len, parts)) < TURN_BYTES:
-                part = transport._sock.recv(WIDE_BYTES)
-                if not part:
-                    break
-                parts.append(part)
-            else:
-                return b"".join(parts), None
-        except (BlockingIOError, InterruptedError):
-            return b"".join(parts), None
-        except (OSError, AttributeError):  # the latter where another thread has closed it
-            pass
-        if transport._sock is None:
-            return b"".join(parts), KafkaConnectionError("closed while it was read")
-        rest, error = narrow(transport)
-        return b"".join([*parts, rest]), error
-
-    wide.is_wide = True  # type: ignore[attr-defined]
-    KafkaTCPTransport._sock_recv = wide
 
 
 def client_options(settings: SourceSettings) -> dict[str, Any]:

@@ -12,8 +12,8 @@ import structlog
 from monitor import metrics
 from monitor.sources.base import Partition, RawBatch
 from monitor.sources.batches import pack
-from monitor.sources.kafka_client import read_widely
 from monitor.sources.record_batches import Budget, RecordBatches
+from monitor.sources.wide_reads import read_widely
 
 log = structlog.get_logger(__name__)
 
