@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from dataclasses import dataclass
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Scope
 
 from monitor.errors import ConfigError, InferwatchError
 
@@ -48,7 +49,7 @@ def serve_in_thread(app: ASGIApp, host: str, port: int) -> ServerHandle:
         timeout_graceful_shutdown=GRACEFUL_S,
     )
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=_serve, args=(server, listener), name="http", daemon=True)
+    thread = threading.Thread(target=_serve, args=(server, app, listener), name="http", daemon=True)
     thread.start()
     waited = threading.Event()
     for _ in range(int(START_TIMEOUT_S / 0.01)):
@@ -66,9 +67,36 @@ def require_address(host: str, port: int) -> None:
     _bind(host, port).close()
 
 
-def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
+def _serve(server: uvicorn.Server, app: ASGIApp, listener: socket.socket) -> None:
     with listener:
+        asyncio.run(_ask_itself(app))
         server.run(sockets=[listener])
+
+
+async def _ask_itself(app: ASGIApp) -> None:
+    """One question for a file that is not there, to anybody: the first one a process is asked loads and
+    compiles for 0.1 s, and nobody waits for this one.
+    """
+    path = "/static/none"
+    scope: Scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "scheme": "http",
+        "method": "GET",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [],
+    }
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        pass
+
+    await app(scope, receive, send)
 
 
 def _bind(host: str, port: int) -> socket.socket:
