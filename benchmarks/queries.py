@@ -47,8 +47,8 @@ def ask(url: str) -> tuple[tuple[float, float], Any]:
 
 
 def api(url: str, incidents: int, times: int) -> dict[str, list[tuple[float, float]]]:
-    """(ms of wall time, ms of CPU) of every kind of question, asked `times` times, the first one to the process
-    included; answers are checked."""
+    """(ms of wall time, ms of CPU) of every kind of question, asked `times` times, the first one to the
+    process included; answers are checked."""
     rng = np.random.default_rng(1)
     found: dict[str, list[tuple[float, float]]] = {}
     hour_ago = START_MS + (incidents - 60) * MINUTE_MS

@@ -8,7 +8,9 @@ import threading
 from dataclasses import dataclass
 
 import uvicorn
-from starlette.types import ASGIApp, Message, Scope
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.types import Message, Scope
 
 from monitor.errors import ConfigError, InferwatchError
 
@@ -32,7 +34,7 @@ class ServerHandle:
         self._thread.join(STOP_TIMEOUT_S)
 
 
-def serve_in_thread(app: ASGIApp, host: str, port: int) -> ServerHandle:
+def serve_in_thread(app: Starlette, host: str, port: int) -> ServerHandle:
     """Bind `host:port` (0 = any free port) and serve.
 
     Raises ConfigError when the address cannot be bound, InferwatchError when the server does not come up.
@@ -67,20 +69,19 @@ def require_address(host: str, port: int) -> None:
     _bind(host, port).close()
 
 
-def _serve(server: uvicorn.Server, app: ASGIApp, listener: socket.socket) -> None:
+def _serve(server: uvicorn.Server, app: Starlette, listener: socket.socket) -> None:
     with listener:
         asyncio.run(_ask_itself(app))
         server.run(sockets=[listener])
 
 
-async def _ask_itself(app: ASGIApp) -> None:
-    """One question for a file that is not there, to anybody: the first one a process is asked loads and
-    compiles for 0.1 s, and nobody waits for this one.
+async def _ask_itself(app: Starlette) -> None:
+    """What the first question to a process loads and compiles, for 0.1 s, without asking the database: routes
+    are made where a path is looked up among them, and threads by a library of their own.
     """
-    path = "/static/none"
+    path = "/none"
     scope: Scope = {
         "type": "http",
-        "asgi": {"version": "3.0"},
         "http_version": "1.1",
         "scheme": "http",
         "method": "GET",
@@ -91,12 +92,13 @@ async def _ask_itself(app: ASGIApp) -> None:
     }
 
     async def receive() -> Message:
-        return {"type": "http.request", "body": b"", "more_body": False}
+        return {"type": "http.request"}
 
     async def send(message: Message) -> None:
-        pass
+        """Nobody hears that there is no such page."""
 
-    await app(scope, receive, send)
+    await run_in_threadpool(bool)
+    await app.router(scope, receive, send)
 
 
 def _bind(host: str, port: int) -> socket.socket:
