@@ -19,6 +19,7 @@ from monitor.config import SourceSettings
 from monitor.errors import SourceError
 from monitor.sources.kafka import KafkaSource
 from tests import services
+from tests.certificates import make_certificates
 from tests.daemons import Daemon, command, rows, totals, wait_for
 from tests.logs import lines
 
@@ -37,24 +38,6 @@ def _the_client_leaves_nothing_to_later_tests() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
-
-
-def make_certificates(folder: Path) -> Path:
-    """An authority and a certificate of 127.0.0.1 signed by it; returns the authority's file."""
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run([services.need("openssl", "openssl"), *arguments], cwd=folder, check=True,
-                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-
-    ec = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-    openssl("req", "-x509", *ec, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=test")
-    openssl("req", *ec, "-keyout", "broker.key", "-out", "broker.csr", "-subj", "/CN=127.0.0.1")
-    (folder / "names").write_text("subjectAltName=IP:127.0.0.1\n")
-    openssl("x509", "-req", "-in", "broker.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
-            "-days", "2", "-extfile", "names", "-out", "broker.pem")  # fmt: skip
-    both = (folder / "broker.key").read_text() + (folder / "broker.pem").read_text()
-    (folder / "keystore.pem").write_text(both)
-    return folder / "ca.pem"
 
 
 class SecureBroker(services.Broker):

@@ -8,12 +8,13 @@ connection or goes wrong, the client's own code still finds.
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from kafka.errors import KafkaConnectionError
-from kafka.net.transport import KafkaTCPTransport
+from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 from kafka.protocol import parser
 from kafka.protocol.consumer import FetchResponse
 from kafka.protocol.frame import KafkaBytes
@@ -73,11 +74,12 @@ def whole_or_copied(view: memoryview) -> bytes | memoryview:
 
 
 def read_widely() -> None:
-    """From now on plain sockets are read WIDE_BYTES at a time, at most TURN_BYTES in one turn, and large
-    responses are not copied; calling it again changes nothing.
+    """From now on sockets are read WIDE_BYTES at a time, at most TURN_BYTES in one turn, and large responses
+    are not copied; calling it again changes nothing.
     """
     if not hasattr(KafkaTCPTransport._sock_recv, "is_wide"):
-        KafkaTCPTransport._sock_recv = _wide(KafkaTCPTransport._sock_recv)
+        for transport in (KafkaTCPTransport, KafkaSSLTransport):
+            transport._sock_recv = _wide(transport._sock_recv)
         parser.KafkaBytes = lambda size: Frame(size) if size >= LARGE_BYTES else KafkaBytes(size)
         FetchResponse._struct.compiled_decode_from = _sparing(FetchResponse._struct.compiled_decode_from)
 
@@ -87,12 +89,17 @@ def _wide(narrow: Callable[[Any], tuple[bytes, Any]]) -> Callable[[Any], tuple[b
 
     def receive(transport: Any) -> tuple[bytes, Any]:
         frame = getattr(getattr(transport._protocol, "parser", None), "_rbuffer", None)
+        socket = transport._sock
         try:
-            if isinstance(frame, Frame) and frame.receive(transport._sock, TURN_BYTES) >= TURN_BYTES:
+            came = frame.receive(socket, TURN_BYTES) if isinstance(frame, Frame) else 0
+            if came >= TURN_BYTES and not _decrypted(socket):
                 return b"", None
-            if found := transport._sock.recv(WIDE_BYTES):
+            found = socket.recv(WIDE_BYTES)
+            while found and _decrypted(socket):
+                found += socket.recv(WIDE_BYTES)
+            if found:
                 return found, None
-        except (BlockingIOError, InterruptedError):
+        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return b"", None
         except (OSError, AttributeError):  # the latter where another thread has closed it
             pass
@@ -102,6 +109,12 @@ def _wide(narrow: Callable[[Any], tuple[bytes, Any]]) -> Callable[[Any], tuple[b
 
     receive.is_wide = True  # type: ignore[attr-defined]
     return receive
+
+
+def _decrypted(socket: Any) -> int:
+    """Bytes that TLS holds ready: nobody who waits for the socket hears of them."""
+    pending: int = socket.pending() if hasattr(socket, "pending") else 0
+    return pending
 
 
 def _sparing(compiled: Callable[..., Any]) -> Callable[..., Any]:
