@@ -61,15 +61,17 @@ def evaluate_nab(
     """Score the univariate series directory/data/<category>/<file>.csv (timestamp,value) as a stream.
 
     Writes out/<category>/<file>.csv (timestamp,score,alarm), one line per row; the leading 15 % of rows,
-    at most 750, are only learned from and score 0. One fixed configuration serves all series. `budget`
-    and files that cannot be scored: as in `evaluate_windows`.
+    at most 750, are only learned from and score 0. One fixed configuration serves all series. Timestamps
+    give the time of day; one that is no date and time counts as the one before it. `budget` and files that
+    cannot be scored: as in `evaluate_windows`.
     Raises EvaluationError for a directory without such files.
     """
     from detectors.readymade.univariate import probation_rows, score_series
 
     def score(path: Path) -> _Scored:
         times, values = _read_series(path)
-        return times, *score_series(values, probation_rows(len(values)), budget=budget)
+        probation = probation_rows(len(values))
+        return times, *score_series(values, probation, seconds=_seconds(times), budget=budget)
 
     root = directory / "data"
     paths = _files(root, root.rglob("*.csv"), "*.csv")
@@ -143,6 +145,14 @@ def _read_series(path: Path) -> tuple[Any, Any]:
     if table.empty:
         raise EvaluationError("has no rows")
     return table["timestamp"].to_numpy(), _numbers(table["value"], "value")
+
+
+def _seconds(times: Any) -> Any:
+    """Timestamps as seconds, [n]; NaN where one is no date and time."""
+    import pandas as pd
+
+    known = pd.to_datetime(pd.Series(times), errors="coerce", format="mixed", utc=True)
+    return ((known - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)).to_numpy(dtype=float)
 
 
 def _numbers(column: Any, name: str) -> Any:

@@ -22,7 +22,14 @@ from detectors.lstm import LstmOptions
 from detectors.readymade.evidence import excess, held_alarm, running_mean
 from detectors.readymade.forecast import TreeForecaster
 from detectors.readymade.multivariate import MultivariateOptions, score_windows
-from detectors.readymade.univariate import announce, nearest_distance, score_series, surprise
+from detectors.readymade.univariate import (
+    announce,
+    nearest_at_hour,
+    nearest_distance,
+    score_series,
+    surprise,
+    trailing_mean,
+)
 from monitor.cli import main
 from monitor.evaluate import EvaluationError, evaluate_nab, evaluate_windows
 
@@ -238,6 +245,28 @@ def test_nearest_distance_is_the_nearest_of_all_before(numbers: list[float]) -> 
     np.testing.assert_array_equal(nearest_distance(values), expected)
 
 
+def test_a_distance_counts_beyond_the_gaps_behind_the_nearest() -> None:
+    values = np.array([0.0, 1.0, 5.0, 9.0, 4.0, -2.0])
+    # 9 lies 4 above 5; behind it 1 and 0, on average 2.5 apart: half of that is taken off. 4 lies 1 below 5,
+    # behind it 9 alone, 4 away. -2 lies 2 below 0, behind it 1 and 4, on average 2 apart
+    assert list(nearest_distance(values, 0.5)[3:]) == [4 - 1.25, 0.0, 2 - 1.0]
+    assert list(nearest_distance(values)[3:]) == [4.0, 1.0, 2.0]
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(st.floats(-1e6, 1e6), st.integers(0, 23)), max_size=60), st.integers(1, 9))
+def test_nearest_of_the_hour_leaves_out_the_newest(rows: list[tuple[float, int]], delay: int) -> None:
+    values, hour = np.array([r[0] for r in rows], float), np.array([r[1] for r in rows], np.int64)
+    for t, found in enumerate(nearest_at_hour(values, hour, delay)):
+        apart = [(hour[t] - hour[s]) % 24 for s in range(t - delay + 1)]
+        near = [abs(values[t] - values[s]) for s, hours in enumerate(apart) if hours in (23, 0, 1)]
+        assert found == min(near, default=0.0)
+
+
+def test_mean_of_the_newest_values() -> None:
+    assert list(trailing_mean(np.array([4.0, 2.0, 0.0, 7.0]), 2)) == [4.0, 3.0, 1.0, 3.5]
+
+
 def test_surprise_counts_powers_of_ten() -> None:
     evidence = np.r_[np.random.default_rng(0).exponential(size=5_000), 0.5, 2.3, 9.2]
     found = surprise(evidence, 50, 0.95)[-3:]
@@ -263,6 +292,28 @@ def test_univariate_scores_are_causal_and_survive_gaps() -> None:
     assert ((score >= 0) & (score < 1)).all()
 
 
+def test_a_quiet_day_is_told_by_the_time_of_day() -> None:
+    """Values that were seen every night, at noon: only the rows' times tell."""
+    rng = np.random.default_rng(4)
+    seconds = 300.0 * np.arange(4_000)
+    by_day = (seconds % 86_400) // 3_600
+    values = np.where((by_day >= 8) & (by_day < 18), 80.0, 20.0) + rng.normal(size=4_000)
+    quiet = slice(9 * 288 + 96, 9 * 288 + 216)
+    values[quiet] = 20.0 + rng.normal(size=120)
+    score, _ = score_series(values, 600, seconds=seconds)
+    others = np.r_[score[600 : quiet.start], score[quiet.stop + 24 :]]
+    assert score[quiet].max() > others.max()
+    without, _ = score_series(values, 600)
+    assert without[quiet].max() < score[quiet].max() / 2
+    part, _ = score_series(values[: quiet.start + 60], 600, seconds=seconds[: quiet.start + 60])
+    np.testing.assert_array_equal(score[: quiet.start + 60], part)
+    lost = np.where(np.arange(4_000) % 7 == 3, np.nan, seconds)
+    told, _ = score_series(values, 600, seconds=lost)
+    assert told[quiet].max() == pytest.approx(score[quiet].max(), abs=0.05)
+    for useless in (np.full(4_000, np.nan), np.zeros(4_000), seconds * 288):
+        np.testing.assert_array_equal(score_series(values, 600, seconds=useless)[0], without)
+
+
 def test_nab_files_are_written_row_by_row(tmp_path: Path) -> None:
     folder = tmp_path / "in" / "data" / "kind"
     folder.mkdir(parents=True)
@@ -273,6 +324,22 @@ def test_nab_files_are_written_row_by_row(tmp_path: Path) -> None:
     lines = (tmp_path / "out" / "kind" / "a.csv").read_text().splitlines()
     assert (done.file, done.rows, len(lines)) == ("kind/a.csv", 100, 101)
     assert lines[1] == "2014-04-01 00:00:00,0,0"
+
+
+def test_nab_timestamps_that_are_no_times_tell_no_hour(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    times = pd.date_range("2014-04-01", periods=600, freq="15min")
+    values = 10.0 * (times.hour >= 12) + rng.normal(size=600)
+    folder = tmp_path / "in" / "data"
+    folder.mkdir(parents=True)
+    stamps = {"times": times.astype(str), "rows": [f"row {i}" for i in range(600)], "none": [""] * 600}
+    for name, stamp in stamps.items():
+        frame = pd.DataFrame({"timestamp": stamp, "value": values})
+        frame.to_csv(folder / f"{name}.csv", index=False)
+    assert [one.error for one in evaluate_nab(tmp_path / "in", tmp_path / "out")] == ["", "", ""]
+    found = {name: pd.read_csv(tmp_path / "out" / f"{name}.csv")["score"].to_numpy() for name in stamps}
+    np.testing.assert_array_equal(found["rows"], found["none"])
+    assert (found["rows"] != found["times"]).any()
 
 
 def test_the_weight_of_a_position() -> None:
