@@ -19,9 +19,9 @@ from benchmarks.labelled import judge
 from benchmarks.nab import PROFILES, Series, position_weight, probation_rows, row_weights, sweep
 from benchmarks.vus import vus_pr
 from detectors.lstm import LstmOptions
-from detectors.readymade.evidence import excess, held_alarm, running_mean
+from detectors.readymade.evidence import excess, held_alarm, many, running_mean, whitened
 from detectors.readymade.forecast import TreeForecaster
-from detectors.readymade.multivariate import MultivariateOptions, score_windows
+from detectors.readymade.multivariate import MultivariateOptions, level_stream, score_windows
 from detectors.readymade.univariate import (
     announce,
     nearest_at_hour,
@@ -194,6 +194,32 @@ def test_trees_keep_their_judgement_when_a_metric_drifts_away() -> None:
     assert errors[550] > 0.3
     flat = TreeForecaster.fit(np.full((100, 1), 0.5), 7).errors(np.array([[0.5], [0.5], [0.7], [0.7]]))
     np.testing.assert_allclose(flat[:, 0], [0.0, 0.0, 0.2, 0.0])
+
+
+def test_metrics_that_err_together_count_once_and_breaking_company_counts_more() -> None:
+    rng = np.random.default_rng(0)
+    own = rng.normal(size=(2_000, 3))
+    errors = np.column_stack([own[:, 0], own[:, 0], own[:, 0], own[:, 1], np.zeros(2_000)])
+    errors[:, :3] += 0.1 * own[:, [2]] * [1.0, -1.0, 0.0]
+    errors[1_500:1_503] = [[4, 4, 4, 0, 0], [4, -4, 4, 0, 0], [0, 0, 0, 4, 0]]
+    out = many(whitened(errors, 1_000))
+    assert out[1_501] > 1.3 * out[1_500]  # the second metric leaves the others
+    assert many(errors)[1_500] > 2 * many(errors)[1_502] and out[1_500] < 2 * out[1_502]
+    order = [3, 1, 4, 0, 2]
+    np.testing.assert_allclose(many(whitened(errors[:, order], 1_000)), out, rtol=1e-9)
+    np.testing.assert_array_equal(whitened(errors[:1_234], 1_000), whitened(errors, 1_000)[:1_234])
+    assert not whitened(np.zeros((60, 2)), 50).any()
+
+
+def test_neither_a_lasting_drift_nor_the_way_back_counts_as_distance() -> None:
+    rng = np.random.default_rng(0)
+    values = 0.3 + 0.02 * rng.normal(size=(6_000, 3))
+    values[2_500:2_900] += 0.5  # an anomaly
+    values[4_000:] += 0.5  # a new normal
+    level = level_stream(values, 2_000)
+    calm, back = level[2_100:2_500].mean(), level[2_900:3_300].mean()
+    assert level[2_500:2_600].mean() > 2 * calm and back < calm
+    assert level[4_000:4_100].mean() > 2 * calm > 2 * level[5_800:].mean()
 
 
 QUICK = MultivariateOptions(lstm=LstmOptions(hidden=8, epochs=2))

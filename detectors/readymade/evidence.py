@@ -10,6 +10,7 @@ from numba import njit
 from detectors.types import Bool, Float64
 
 _ERROR_LIMIT = 30.0
+_SHRINKAGE = 0.5
 
 
 @njit(cache=True)
@@ -33,14 +34,14 @@ def smooth(evidence: Float64, span: float) -> Float64:
 
 
 def robust_errors(errors: Float64, rows: int, floor: float = 1e-3) -> Float64:
-    """|errors| [n, C] in units of what is usual in the first `rows` rows, at most 30.
+    """errors [n, C] in units of what is usual in the first `rows` rows, between -30 and 30.
 
     `floor` is the least unit: with 1e-3 of a metric's range the smallest stirring of a metric that hardly
     ever moved counts, with 0.02 it does not.
     """
     size = np.abs(errors)
     usual = np.maximum(1.5 * np.median(size[:rows], axis=0), 0.3 * _root_mean_square(size[:rows])) + floor
-    return np.minimum(size / usual, _ERROR_LIMIT)
+    return np.clip(errors / usual, -_ERROR_LIMIT, _ERROR_LIMIT)
 
 
 def _root_mean_square(size: Float64) -> Float64:
@@ -48,15 +49,32 @@ def _root_mean_square(size: Float64) -> Float64:
     return out
 
 
+def whitened(errors: Float64, rows: int) -> Float64:
+    """errors [n, C] without what they share in the first `rows` rows, each of unit variance there.
+
+    Metrics that err together count once, and an error that breaks their company counts more. Symmetric
+    (Mahalanobis) whitening, so the order of the metrics does not matter; the covariance is shrunk halfway
+    to its diagonal, and a metric without errors keeps a little variance.
+    """
+    deviation = errors - errors[:rows].mean(axis=0)
+    covariance = deviation[:rows].T @ deviation[:rows] / rows
+    variance = np.diag(covariance)
+    shrunk = (1.0 - _SHRINKAGE) * covariance + np.diag(_SHRINKAGE * variance + 1e-3 * variance.mean() + 1e-12)
+    sizes, axes = np.linalg.eigh(shrunk)
+    turned = (axes / np.sqrt(sizes)) @ axes.T
+    out: Float64 = np.einsum("ij,jk->ik", deviation, turned)  # a row's bits do not depend on rows behind it
+    return out
+
+
 def many(errors: Float64) -> Float64:
     """[n, C] -> [n]: rises when many metrics are a little off."""
-    out: Float64 = np.log1p(errors.mean(axis=1))
+    out: Float64 = np.log1p(np.abs(errors).mean(axis=1))
     return out
 
 
 def few(errors: Float64) -> Float64:
     """[n, C] -> [n]: rises when a few metrics are far off."""
-    out: Float64 = np.log1p((errors**2).mean(axis=1))
+    out: Float64 = np.sqrt((errors**2).mean(axis=1))
     return out
 
 
@@ -67,9 +85,15 @@ def centred(stream: Float64, rows: int) -> Float64:
     return out
 
 
-def sharpened(z: Float64, power: float) -> Float64:
-    """Sign-keeping power: a power above 1 lets one strong witness outweigh several indifferent ones."""
-    out: Float64 = np.sign(z) * np.abs(z) ** power
+def signed_square(z: Float64) -> Float64:
+    """z |z|: one strong witness outweighs several indifferent ones."""
+    out: Float64 = z * np.abs(z)
+    return out
+
+
+def signed_root(evidence: Float64) -> Float64:
+    """The inverse: its tail is near to exponential where that of the squares is heavier."""
+    out: Float64 = np.sign(evidence) * np.sqrt(np.abs(evidence))
     return out
 
 

@@ -2,9 +2,10 @@
 
 Two forecasters say how surprising a row is given the rows before: trees that see changes only, and an LSTM
 that carries the level along; both keep their judgement when a metric drifts away from where it was in
-training. How far a row lies from the training rows finds what forecasters get used to, but drifts. So the
-squares of the forecasters' robust z are added up, where one sure witness outweighs indifferent ones, and
-the distance with its first power: it decides where they are in doubt.
+training. How far a row lies from where the metrics stood finds what forecasters get used to; it counts
+only beyond both the training mean and the recent mean, so that neither a lasting drift nor the way back
+from an anomaly counts. The squares of the robust z of all are added up, where one sure witness outweighs
+indifferent ones.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from detectors.types import Bool, Float64
 
 LEAST_ROWS = 50  # to fit on
 _COARSE = 0.02  # of a metric's range: smaller errors of trees and level say little
+_RECENT = 500.0  # span of the recent mean of a metric, in rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class MultivariateOptions:
     """One fixed configuration for all files."""
 
     lstm: LstmOptions = field(default_factory=lambda: LstmOptions(hidden=64, noise_std=0.05, jitter_std=0.1))
-    score_span: float = 18.0  # rows of smoothing of the reported score
+    score_span: float = 20.0  # rows of smoothing of the reported score
     alarm_span: float = 2.0  # rows of smoothing of the evidence that the alarm sees
     alarm_rows_per_1000: float = 7.0  # rows over the threshold per 1,000, were all normal and alike
     hold: int = 20  # calm rows that end an alarm
@@ -35,16 +37,8 @@ class MultivariateOptions:
     seed: int = 7
 
 
-WITNESSES = {
-    "lstm_many": (1.0, 2.0),
-    "lstm_few": (1.0, 2.0),
-    "lstm_relative": (1.0, 2.0),
-    "trees_many": (1.0, 2.0),
-    "trees_few": (1.0, 2.0),
-    "level_many": (2.0, 1.0),
-    "level_few": (2.0, 1.0),
-}
-"""Weight and power of the robust z of each witness."""
+WITNESSES = {"trees": 1.0, "lstm_whitened": 1.0, "lstm_relative": 0.3, "level": 1.0}
+"""Weight of the squared robust z of each witness."""
 
 
 def score_windows(
@@ -66,15 +60,15 @@ def score_windows(
     known = np.isfinite(scaled)
     filled = _filled(scaled, train_rows)
     streams = _lstm_streams(filled, known, train_rows, options)
-    streams |= _tree_streams(filled, train_rows, options.seed)
-    streams |= _level_streams(filled, train_rows)
+    streams["trees"] = _tree_stream(filled, train_rows, options.seed)
+    streams["level"] = level_stream(filled, train_rows)
     fused = np.zeros(len(values))
-    for name, (weight, power) in WITNESSES.items():
-        fused += weight * ev.sharpened(ev.centred(streams[name], train_rows), power)
+    for name, weight in WITNESSES.items():
+        fused += weight * ev.signed_square(ev.centred(streams[name], train_rows))
     smoothed = ev.smooth(fused, options.score_span)
     unit = max(float(np.quantile(smoothed[:train_rows], 0.99)), 1e-6)
     positive = np.logaddexp(0.0, smoothed / unit)  # > 0, the identity for large values
-    over = ev.excess(ev.smooth(fused, options.alarm_span), train_rows)
+    over = ev.excess(ev.smooth(ev.signed_root(fused), options.alarm_span), train_rows)
     fire = ev.fire_level(min(budget * options.alarm_rows_per_1000, 20.0))
     alarm = ev.held_alarm(over, fire, 0.5 * fire - 1.0, options.hold, options.hold_at_most)
     return (positive / (positive + 4.0))[train_rows:], alarm[train_rows:]
@@ -118,16 +112,18 @@ def _lstm_streams(
     trace = model.sequence(z, known, none)
     absolute = ev.robust_errors(np.where(known, z - trace.mean, 0.0) * unit, rows)
     relative = ev.robust_errors(trace.residual.astype(float), rows)
-    return {"lstm_many": ev.many(absolute), "lstm_few": ev.few(absolute), "lstm_relative": ev.few(relative)}
+    return {"lstm_whitened": ev.many(ev.whitened(absolute, rows)), "lstm_relative": ev.few(relative)}
 
 
-def _tree_streams(values: Float64, rows: int, seed: int) -> dict[str, Float64]:
+def _tree_stream(values: Float64, rows: int, seed: int) -> Float64:
     errors = TreeForecaster.fit(values[:rows], seed).errors(values)
-    size = ev.robust_errors(errors, rows, _COARSE)
-    return {"trees_many": ev.many(size), "trees_few": ev.few(size)}
+    return ev.few(ev.robust_errors(errors, rows, _COARSE))
 
 
-def _level_streams(values: Float64, rows: int) -> dict[str, Float64]:
-    """Distance from the training mean."""
-    size = ev.robust_errors(values - values[:rows].mean(axis=0), rows, _COARSE)
-    return {"level_many": ev.many(size), "level_few": ev.few(size)}
+def level_stream(values: Float64, rows: int) -> Float64:
+    """[n, C] -> [n]: how far metrics stand outside of what lies between their training and recent mean."""
+    recent = ev.running_mean(values, _RECENT)
+    recent = np.concatenate([recent[:1], recent[:-1]])  # of the rows before
+    usual = values[:rows].mean(axis=0)
+    outside = values - np.clip(values, np.minimum(recent, usual), np.maximum(recent, usual))
+    return ev.many(ev.robust_errors(outside, rows, _COARSE))
