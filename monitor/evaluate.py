@@ -151,8 +151,15 @@ def _seconds(times: Any) -> Any:
     """Timestamps as seconds, [n]; NaN where one is no date and time."""
     import pandas as pd
 
-    known = pd.to_datetime(pd.Series(times), errors="coerce", format="mixed", utc=True)
+    known = _as_times(pd.Series(times))
     return ((known - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)).to_numpy(dtype=float)
+
+
+def _as_times(texts: Any) -> Any:
+    """A column of dates and times, missing where a text is none."""
+    import pandas as pd
+
+    return pd.to_datetime(texts, errors="coerce", format="mixed", utc=True)
 
 
 def _numbers(column: Any, name: str) -> Any:
@@ -184,7 +191,7 @@ def _must_be_in_order(times: Any, rows: Any) -> None:
     if not (types.is_numeric_dtype(times) or types.is_datetime64_any_dtype(times)):
         known = pd.to_numeric(times.astype(object), errors="coerce")
         if known.isna().any():
-            known = pd.to_datetime(times.astype(str), errors="coerce", format="mixed", utc=True)
+            known = _as_times(times.astype(str))
     if known.isna().any():
         first = times[known.isna()].iloc[0]
         raise EvaluationError(f"timestamp {str(first)!r} is neither a number nor a time")

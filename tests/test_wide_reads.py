@@ -66,10 +66,8 @@ def pair(request: pytest.FixtureRequest, certificates: Path) -> Iterator[tuple[s
     kind: Any = KafkaTCPTransport
     if request.param == "tls":
         kind = KafkaSSLTransport
-        ours, theirs = (
-            ssl.create_default_context(cafile=certificates / "ca.pem"),
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER),
-        )
+        ours = ssl.create_default_context(cafile=certificates / "ca.pem")
+        theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         theirs.load_cert_chain(certificates / "keystore.pem")
         with ThreadPoolExecutor(1) as pool:
             shaken = pool.submit(theirs.wrap_socket, broker, server_side=True)

@@ -33,19 +33,31 @@ def smooth(evidence: Float64, span: float) -> Float64:
     return out
 
 
+def lagged(values: Float64, steps: int) -> Float64:
+    """values [n, C] `steps` rows earlier; the first row stands in for what lies before it."""
+    return np.concatenate([np.repeat(values[:1], steps, axis=0), values[:-steps]])[: len(values)]
+
+
+def carried(values: Float64, start: float) -> Float64:
+    """values [n] with the last finite one in the place of each that is not, `start` before the first."""
+    known = np.isfinite(values)
+    newest = np.maximum.accumulate(np.where(known, np.arange(len(values)), -1))
+    return np.where(newest >= 0, values[np.maximum(newest, 0)], start)
+
+
 def robust_errors(errors: Float64, rows: int, floor: float = 1e-3) -> Float64:
     """errors [n, C] in units of what is usual in the first `rows` rows, between -30 and 30.
 
     `floor` is the least unit: with 1e-3 of a metric's range the smallest stirring of a metric that hardly
     ever moved counts, with 0.02 it does not.
     """
-    size = np.abs(errors)
-    usual = np.maximum(1.5 * np.median(size[:rows], axis=0), 0.3 * _root_mean_square(size[:rows])) + floor
+    size = np.abs(errors[:rows])
+    usual = np.maximum(1.5 * np.median(size, axis=0), 0.3 * _root_mean_square(size, axis=0)) + floor
     return np.clip(errors / usual, -_ERROR_LIMIT, _ERROR_LIMIT)
 
 
-def _root_mean_square(size: Float64) -> Float64:
-    out: Float64 = np.sqrt(np.mean(size**2, axis=0))
+def _root_mean_square(errors: Float64, axis: int) -> Float64:
+    out: Float64 = np.sqrt(np.mean(errors**2, axis=axis))
     return out
 
 
@@ -74,8 +86,7 @@ def many(errors: Float64) -> Float64:
 
 def few(errors: Float64) -> Float64:
     """[n, C] -> [n]: rises when a few metrics are far off."""
-    out: Float64 = np.sqrt((errors**2).mean(axis=1))
-    return out
+    return _root_mean_square(errors, axis=1)
 
 
 def centred(stream: Float64, rows: int) -> Float64:

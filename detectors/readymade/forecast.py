@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from detectors.readymade.evidence import running_mean
+from detectors.readymade.evidence import lagged, running_mean
 from detectors.types import Float64
 
 _OWN_LAGS = (2, 3, 6)
@@ -33,11 +33,6 @@ _PARAMETERS: dict[str, Any] = {
     "verbosity": -1,
 }
 _ROUNDS = 60
-
-
-def _lagged(values: Float64, steps: int) -> Float64:
-    """values `steps` rows earlier; the first row stands in for what lies before it."""
-    return np.concatenate([np.repeat(values[:1], steps, axis=0), values[:-steps]])[: len(values)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,13 +83,13 @@ class _Changes:
 
     @classmethod
     def of(cls, values: Float64) -> _Changes:
-        last = _lagged(values, 1)
-        short, long = (_lagged(running_mean(values, span), 1) for span in (_SHORT, _LONG))
+        last = lagged(values, 1)
+        short, long = (lagged(running_mean(values, span), 1) for span in (_SHORT, _LONG))
         return cls(last, short, np.hstack([last - short, short - long]))
 
     def inputs(self, values: Float64, j: int) -> Float64:
         """What the model of metric j sees, [n, 2 C + 3]."""
-        own = [_lagged(values[:, [j]], k) - self.short[:, [j]] for k in _OWN_LAGS]
+        own = [lagged(values[:, [j]], k) - self.short[:, [j]] for k in _OWN_LAGS]
         return np.hstack([self.shared, *own])
 
     def target(self, values: Float64, j: int) -> Float64:

@@ -93,9 +93,8 @@ def _filled(values: Float64, rows: int) -> Float64:
         known = np.isfinite(out[:, j])
         if known.all():
             continue
-        start = np.median(out[:rows, j][known[:rows]]) if known[:rows].any() else 0.0
-        newest = np.maximum.accumulate(np.where(known, np.arange(len(out)), -1))
-        out[:, j] = np.where(newest >= 0, out[np.maximum(newest, 0), j], start)
+        start = float(np.median(out[:rows, j][known[:rows]])) if known[:rows].any() else 0.0
+        out[:, j] = ev.carried(out[:, j], start)
     return out
 
 
@@ -122,8 +121,7 @@ def _tree_stream(values: Float64, rows: int, seed: int) -> Float64:
 
 def level_stream(values: Float64, rows: int) -> Float64:
     """[n, C] -> [n]: how far metrics stand outside of what lies between their training and recent mean."""
-    recent = ev.running_mean(values, _RECENT)
-    recent = np.concatenate([recent[:1], recent[:-1]])  # of the rows before
+    recent = ev.lagged(ev.running_mean(values, _RECENT), 1)
     usual = values[:rows].mean(axis=0)
     outside = values - np.clip(values, np.minimum(recent, usual), np.maximum(recent, usual))
     return ev.many(ev.robust_errors(outside, rows, _COARSE))

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
+from detectors.readymade.evidence import carried
 from detectors.types import Bool, Float64, Int64
 
 DAY_S = 86_400
@@ -55,7 +56,7 @@ def score_series(
     fires at a surprise that is `budget` times as frequent as that of the options.
     """
     options = options or UnivariateOptions()
-    filled = _filled(values)
+    filled = carried(values, 0.0)
     rare = surprise(nearest_distance(filled, options.gap_share), options.warm_up, options.tail)
     if seconds is not None:
         rare = rare + options.hourly_weight * hourly_surprise(filled, seconds, probation, options)
@@ -78,18 +79,12 @@ def hourly_surprise(values: Float64, seconds: Float64, probation: int, options: 
     first = day + day // 2
     if day < HOURS // 2 or first >= len(values):
         return out
-    hour = (_filled(seconds) % DAY_S * HOURS // DAY_S).astype(np.int64)
+    hour = (carried(seconds, 0.0) % DAY_S * HOURS // DAY_S).astype(np.int64)
     means = trailing_mean(values, max(1, round(2 * day / HOURS)))
     # the nearest of d days is about d times as near as that of one
     distance = nearest_at_hour(means, hour, day // 2) * (np.arange(len(values)) / day)
     out[first:] = surprise(distance[first:], options.warm_up, options.tail)
     return out
-
-
-def _filled(values: Float64) -> Float64:
-    known = np.isfinite(values)
-    newest = np.maximum.accumulate(np.where(known, np.arange(len(values)), -1))
-    return np.where(newest >= 0, values[np.maximum(newest, 0)], 0.0)
 
 
 @njit(cache=True)
