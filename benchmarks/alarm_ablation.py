@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -149,8 +150,9 @@ def main() -> None:
     args = parser.parse_args()
     material = Material.of(args.data, held_out=True)
     work = recipes(material, 1, SIZES)
-    forest, halves, _ = fit_forests(work, SIZES, 1, args.threads)
-    learned = sequences(work, halves, args.threads)
+    with tempfile.TemporaryDirectory() as temporary:
+        forest, halves, _ = fit_forests(work, SIZES, 1, args.threads, Path(temporary))
+        learned = sequences(work, halves, args.threads, Path(temporary))
     tasks = [(recipe, forest) for recipe in judges(material, 1, SIZES, clean=False)]
     every = list(side_by_side(tasks, _judged, args.threads, "judged"))
     base = replace(LSTM_OPTIONS, epochs=args.epochs, early_stopping=max(args.epochs // 5, 1))

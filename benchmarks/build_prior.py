@@ -17,10 +17,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 import multiprocessing
+import pickle
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -45,6 +48,7 @@ _CONSTANT = (
 )
 BLANK = Ensemble("blank", gbdt.Forest(_CONSTANT), _NEUTRAL)
 Recipe = Generated | Imitated
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,16 +137,31 @@ def pick(course: Course, rng: np.random.Generator) -> Bool:
     return picked
 
 
-def _rows(task: tuple[Recipe, int]) -> tuple[Float32, Float64]:
-    recipe, number = task
-    course = recipe.course()
+def kept(folder: Path, name: str, made_of: object, make: Callable[[], T]) -> T:
+    """What `make` gives: made once for equal texts of `made_of`, then read from the folder, whose files are
+    trusted. A change of the code is not noticed."""
+    path = folder / f"{name}-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]}"
+    if path.exists():
+        with path.open("rb") as file:
+            found: T = pickle.load(file)
+            return found
+    made, part = make(), path.with_suffix(".part")
+    with part.open("wb") as file:
+        pickle.dump(made, file, protocol=pickle.HIGHEST_PROTOCOL)
+    part.rename(path)
+    return made
+
+
+def _rows(task: tuple[Recipe, int, Path]) -> tuple[Float32, Float64]:
+    recipe, number, folder = task
+    course = kept(folder, "course", recipe, recipe.course)
     picked = pick(course, np.random.default_rng(number))
     return score_course(BLANK, course, WINDOW_MS, wanted=picked).rows, course.label[picked].astype(float)
 
 
-def _sequences(task: tuple[Recipe, gbdt.Forest]) -> list[LstmSequence]:
-    recipe, forest = task
-    course = recipe.course()
+def _sequences(task: tuple[Recipe, gbdt.Forest, Path]) -> list[LstmSequence]:
+    recipe, forest, folder = task
+    course = kept(folder, "course", recipe, recipe.course)
     scored = score_course(replace(BLANK, forest=forest), course, WINDOW_MS, keep_z=True)
     return [
         replace(s, z=s.z.astype(np.float16), time=s.time.astype(np.float16))  # on its way between processes
@@ -172,10 +191,11 @@ def side_by_side(work: Sequence, function, threads: int, name: str) -> Iterator:
 
 
 def fit_forests(
-    work: list[Recipe], sizes: Sizes, seed: int, threads: int
+    work: list[Recipe], sizes: Sizes, seed: int, threads: int, folder: Path
 ) -> tuple[gbdt.Forest, list[gbdt.Forest], int]:
     """The GBDT, and the two that were fitted to every other course only; and how many rows there were."""
-    parts = list(side_by_side(list(zip(work, range(len(work)), strict=True)), _rows, threads, "rows"))
+    tasks = [(recipe, number, folder) for number, recipe in enumerate(work)]
+    parts = kept(folder, "rows", work, lambda: list(side_by_side(tasks, _rows, threads, "rows")))
 
     def fit(part: list[tuple[Float32, Float64]]) -> gbdt.Forest:
         x, y = np.concatenate([x for x, _ in part]), np.concatenate([y for _, y in part])
@@ -185,24 +205,23 @@ def fit_forests(
     return fit(parts), halves, sum(len(y) for _, y in parts)
 
 
-def sequences(work: list[Recipe], halves: list[gbdt.Forest], threads: int) -> list[LstmSequence]:
+def sequences(
+    work: list[Recipe], halves: list[gbdt.Forest], threads: int, folder: Path
+) -> list[LstmSequence]:
     """The courses as the LSTM sees them, each scored by the forest that has not seen it."""
-    tasks = [(recipe, halves[(n + 1) % 2]) for n, recipe in enumerate(work)]
-    return [
-        replace(s, z=s.z.astype(np.float32), time=s.time.astype(np.float32))
-        for part in side_by_side(tasks, _sequences, threads, "sequences")
-        for s in part
-    ]
+    tasks = [(recipe, halves[(n + 1) % 2], folder) for n, recipe in enumerate(work)]
+    parts = side_by_side(tasks, _sequences, threads, "sequences")
+    made_of = (work, [forest.text for forest in halves])
+    small = kept(folder, "sequences", made_of, lambda: [s for part in parts for s in part])
+    return [replace(s, z=s.z.astype(np.float32), time=s.time.astype(np.float32)) for s in small]
 
 
-def fit_lstm(
-    work: list[Recipe], halves: list[gbdt.Forest], sizes: Sizes, seed: int, threads: int, log_dir: Path | None
-) -> LstmModel:
+def fit_lstm(learned: list[LstmSequence], sizes: Sizes, seed: int, log_dir: Path | None) -> LstmModel:
     """The LSTM over courses scored by the GBDT that has not seen them."""
     from detectors.lstm_train import train_lstm
 
     model, report = train_lstm(
-        sequences(work, halves, threads),
+        learned,
         replace(LSTM_OPTIONS, epochs=sizes.epochs, early_stopping=max(sizes.epochs // 5, 1)),
         seed=seed,
         log_dir=log_dir,
@@ -226,11 +245,13 @@ def calibrated(ensemble: Ensemble, courses: list[tuple[Course, Scored]]) -> Ense
     return replace(ensemble, calibration=fitting.tabulate(weights, daily, fitting.shifted(total, daily)))
 
 
-def fitted(work: list[Recipe], sizes: Sizes, args: argparse.Namespace) -> tuple[Ensemble, dict[str, object]]:
+def fitted(
+    work: list[Recipe], sizes: Sizes, args: argparse.Namespace, folder: Path
+) -> tuple[Ensemble, dict[str, object]]:
     """Both detectors, not weighed or calibrated, and what to note about them."""
-    forest, halves, rows = fit_forests(work, sizes, args.seed, args.threads)
+    forest, halves, rows = fit_forests(work, sizes, args.seed, args.threads, folder)
     print(f"{rows} rows", flush=True)
-    lstm = fit_lstm(work, halves, sizes, args.seed, args.threads, args.log_dir)
+    lstm = fit_lstm(sequences(work, halves, args.threads, folder), sizes, args.seed, args.log_dir)
     made_of = hashlib.sha256(forest.text.encode() + lstm.to_bytes()).hexdigest()
     ensemble = replace(BLANK, version=f"prior-{made_of[:8]}", forest=forest, lstm=lstm)
     return ensemble, {"seed": args.seed, "rows": rows, "series": CHUNK * len(work)}
@@ -243,6 +264,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--log-dir", type=Path, help="TensorBoard event files of the LSTM")
+    parser.add_argument("--keep", type=Path, help="folder of courses, rows and sequences for another build")
     parser.add_argument("--carry", type=Path, help="weigh and calibrate the detectors of this file anew")
     parser.add_argument("--held-out", action="store_true", help="the model that the benchmark judges")
     parser.add_argument("--out", type=Path)
@@ -256,7 +278,9 @@ def main() -> None:
         ensemble = replace(BLANK, version=old.version, forest=old.forest, lstm=old.lstm)
         notes = dict(old.metadata)
     else:
-        ensemble, notes = fitted(recipes(material, args.seed, sizes), sizes, args)
+        with tempfile.TemporaryDirectory() as temporary:
+            work = recipes(material, args.seed, sizes)
+            ensemble, notes = fitted(work, sizes, args, args.keep or Path(temporary))
     faulty = [(recipe, ensemble) for recipe in judges(material, args.seed, sizes, clean=False)]
     inputs, label = [], []
     for course, scored in side_by_side(faulty, _scored, args.threads, "weighing"):

@@ -48,6 +48,7 @@ class LstmOptions:
     epochs: int = 40  # at most
     chunk: int = 32  # steps of one truncated backpropagation
     chunks_per_segment: int = 4  # chunks through which a state is carried
+    averaging: float = 0.0  # decay per step of a running mean of the weights, which is what is kept; 0 = off
     held_out: float = 0.15  # newest share of every series, kept for early stopping
     alarm_weight: float = 0.0  # of the labels' cross-entropy beside the likelihood; 0 = a forecaster only
 

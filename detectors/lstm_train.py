@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from detectors.lstm import LstmModel, LstmOptions, LstmSequence
 from detectors.lstm_network import VALUE_LIMIT, Network, student_nll
@@ -239,21 +240,22 @@ def _fit(
     train, held, best, best_epoch, kept = [], [], math.inf, 0, network.state_dict()
     stopped = "epochs"
     write = _writer(log_dir)
+    average = _average(network)
     for epoch in range(options.epochs):
-        train.append(_epoch(learner, data, optimiser))
+        train.append(_epoch(learner, data, optimiser, average))
         schedule.step()
         write("train_nll", train[-1], epoch)
         if data.held_spans:
-            held.append(_held_out_loss(network, data))
+            held.append(_held_out_loss(average.module, data))
             write("held_out_nll", held[-1], epoch)
             if held[-1] < best - 1e-4:
                 best, best_epoch = held[-1], epoch
-                kept = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+                kept = {name: tensor.clone() for name, tensor in average.module.state_dict().items()}
             if options.early_stopping and epoch - best_epoch >= options.early_stopping:
                 stopped = "converged"
                 break
         else:
-            best_epoch, kept = epoch, network.state_dict()
+            best_epoch, kept = epoch, average.module.state_dict()
         if time_budget_s is not None and now_s() - began >= time_budget_s:
             stopped = "time_budget"
             break
@@ -262,7 +264,20 @@ def _fit(
     return TrainingReport(len(train), train, held, best_epoch, now_s() - began, stopped)
 
 
-def _epoch(learner: _Learner, data: _Tensors, optimiser: torch.optim.Optimizer) -> float:
+def _average(network: Network) -> AveragedModel:
+    """The running mean of the weights over the newest steps (Polyak and Juditsky, 1992); over a tenth of
+    all steps at most, so that a short training is not held at its start."""
+
+    def move(mean: list[torch.Tensor], now: list[torch.Tensor], steps: torch.Tensor) -> None:
+        decay = min(network.options.averaging, (1.0 + float(steps)) / (10.0 + float(steps)))
+        torch._foreach_lerp_(mean, now, 1.0 - decay)
+
+    return AveragedModel(network, multi_avg_fn=move)
+
+
+def _epoch(
+    learner: _Learner, data: _Tensors, optimiser: torch.optim.Optimizer, average: AveragedModel
+) -> float:
     """One pass; returns the mean loss. States run on from chunk to chunk, gradients do not."""
     network, teacher, options = learner.network, learner.teacher, learner.network.options
     length = options.chunk * options.chunks_per_segment
@@ -299,6 +314,7 @@ def _epoch(learner: _Learner, data: _Tensors, optimiser: torch.optim.Optimizer) 
             optimiser.step()
             if learner.after_step is not None:
                 learner.after_step(network)
+            average.update_parameters(network)
             losses.append(loss.item())
     return float(np.mean(losses)) if losses else math.nan
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -235,6 +236,22 @@ def test_training_stops_early_or_at_its_budget_and_needs_data() -> None:
     assert report.stopped == "converged" and report.best_epoch == report.epochs - 3
     with pytest.raises(ValueError, match="no series"):
         train_lstm([series(0, 1)], SMALL)
+
+
+def test_averaging_keeps_the_running_mean_of_the_weights() -> None:
+    options = dataclasses.replace(SMALL, epochs=3, early_stopping=0, averaging=0.6)
+    passed: list[torch.Tensor] = []
+    model, _ = train_lstm(
+        [series(0), series(1)],
+        options,
+        after_step=lambda network: passed.append(network.head.bias.detach().clone()),
+    )
+    mean = passed[0]
+    for step, now in enumerate(passed[1:], 1):
+        decay = min(options.averaging, (1 + step) / (10 + step))
+        mean = decay * mean + (1 - decay) * now
+    assert np.allclose(model.weights["head_b"], mean.numpy(), atol=1e-6)
+    assert not np.allclose(model.weights["head_b"], passed[-1].numpy(), atol=1e-4)
 
 
 def test_event_files_are_written_on_request(tmp_path: Path) -> None:
