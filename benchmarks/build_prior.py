@@ -222,7 +222,7 @@ def fit_lstm(learned: list[LstmSequence], sizes: Sizes, seed: int, log_dir: Path
 
     model, report = train_lstm(
         learned,
-        replace(LSTM_OPTIONS, epochs=sizes.epochs, early_stopping=max(sizes.epochs // 5, 1)),
+        replace(LSTM_OPTIONS, epochs=sizes.epochs, early_stopping=sizes.epochs),  # all, and the best is kept
         seed=seed,
         log_dir=log_dir,
     )

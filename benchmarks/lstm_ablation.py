@@ -40,6 +40,8 @@ def switched(base: LstmOptions) -> dict[str, LstmOptions]:
         "dropout 0.3": {"dropout": 0.3},
         "no layer norm": {"layer_norm": False},
         "no gradient clipping": {"clip_norm": 0.0},
+        "no averaging of the weights": {"averaging": 0.0},
+        "averaging over about 1,000 steps": {"averaging": 0.999},
         "no early stopping (all epochs, all data)": {"early_stopping": 0},
         "torch's own initialisation": {"initialisation": "default"},
         "no residual connections": {"residual": False},

@@ -34,7 +34,13 @@ _WINDOWS_PER_FAULT = 16
 _AFTER_WINDOWS = 40  # behind a fault, whose means still hold it: neither
 _LSTM_WINDOWS = 250_000  # of all epochs of a training that carries a champion on
 LSTM_OPTIONS = LstmOptions(
-    hidden=48, dropout=0.2, weight_decay=2e-2, chunk=64, chunks_per_segment=4, alarm_weight=3.0
+    hidden=48,
+    dropout=0.2,
+    weight_decay=2e-2,
+    averaging=0.999,
+    chunk=64,
+    chunks_per_segment=4,
+    alarm_weight=3.0,
 )
 """Of the LSTM that watches services: see docs/detectors.md."""
 
