@@ -20,7 +20,7 @@ from benchmarks.nab import PROFILES, Series, position_weight, probation_rows, ro
 from benchmarks.vus import vus_pr
 from detectors.lstm import LstmOptions
 from detectors.readymade.evidence import excess, held_alarm, many, running_mean, whitened
-from detectors.readymade.forecast import TreeForecaster
+from detectors.readymade.forecast import forecast_errors, linear_errors
 from detectors.readymade.multivariate import MultivariateOptions, level_stream, score_windows
 from detectors.readymade.univariate import (
     announce,
@@ -185,15 +185,35 @@ def test_the_budget_of_the_config_is_heeded_and_a_database_refused(
     assert "--database" in capsys.readouterr().err
 
 
-def test_trees_keep_their_judgement_when_a_metric_drifts_away() -> None:
+def test_forecasts_keep_their_judgement_when_a_metric_drifts_away() -> None:
     values, _ = server(2)
     values[:, 0] = np.where(np.arange(len(values)) < TRAIN, values[:, 0], values[:, 0] + 2.0)  # far outside
     values[550, 0] += 0.4
-    errors = np.abs(TreeForecaster.fit(values[:TRAIN], 7).errors(values))[:, 0]
-    assert np.median(errors[525:545]) < 0.1  # it stands 2 above every training row
+    errors = forecast_errors(values, TRAIN, 7)[:, 0]
+    assert np.median(np.abs(errors[525:545])) < 0.1  # it stands 2 above every training row
     assert errors[550] > 0.3
-    flat = TreeForecaster.fit(np.full((100, 1), 0.5), 7).errors(np.array([[0.5], [0.5], [0.7], [0.7]]))
-    np.testing.assert_allclose(flat[:, 0], [0.0, 0.0, 0.2, 0.0])
+    np.testing.assert_array_equal(forecast_errors(values[:530], TRAIN, 7)[:, 0], errors[:530])
+    flat = forecast_errors(np.r_[np.full(100, 0.5), 0.5, 0.7, 0.7][:, None], 100, 7)
+    np.testing.assert_allclose(flat[100:, 0], [0.0, 0.2, 0.2 / 3], atol=1e-9)
+
+
+def test_trees_learn_what_is_bent() -> None:
+    """The step that follows another is its size, whatever its sign: no line says so."""
+    rng = np.random.default_rng(0)
+    steps = rng.normal(scale=0.1, size=3_000) * (np.arange(3_000) % 3 == 0)
+    values = np.column_stack([steps, 0.5 + np.abs(np.r_[0.0, steps[:-1]])])
+    target = values[:, 1] - running_mean(values, 2.0)[np.r_[0, :2_999], 1]
+    errors = forecast_errors(values, 2_000, 7)[2_000:, 1]
+    assert np.std(errors) < 0.3 * np.std(target[2_000:])
+
+
+def test_rows_fitted_to_err_as_much_as_others() -> None:
+    rng = np.random.default_rng(0)
+    inputs, target = rng.normal(size=(400, 40)), rng.normal(size=(400, 3))
+    errors = linear_errors(inputs, target, 60)
+    assert np.std(errors[:60]) == pytest.approx(np.std(errors[60:]), rel=0.15)
+    without = linear_errors(np.r_[inputs[1:60], inputs[:1]], np.r_[target[1:60], target[:1]], 59)[-1]
+    np.testing.assert_allclose(errors[0], without, atol=0.1)
 
 
 def test_metrics_that_err_together_count_once_and_breaking_company_counts_more() -> None:

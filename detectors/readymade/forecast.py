@@ -1,13 +1,15 @@
-"""One-step forecasts of ready-made metric series by gradient-boosted trees, one small model per metric.
+"""One-step forecasts of ready-made metric series: a linear one of all metrics, and trees for what it leaves.
 
-Trees cannot predict a value that no training row had, so a metric that has drifted away since (memory that
-grows, a new load) would be an error for ever. They are given differences only: how the rows before differ
-from their own short mean, and that from a longer one; they predict how the next row differs from it.
+Neither is told where a metric stands: one that has drifted away since training (memory that grows, a new
+load) would be an error for ever. They see how the running means of the rows before differ from each other,
+over spans from two rows to a hundred, and predict how the next row differs from the shortest. Trees alone
+predict nothing larger than what training had, and need many steps for what is a straight line; ridge
+regression goes on along it, and the trees, one small model per metric, learn what is bent.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,11 @@ import numpy as np
 from detectors.readymade.evidence import lagged, running_mean
 from detectors.types import Float64
 
-_OWN_LAGS = (2, 3, 6)
-_SHORT, _LONG = 12.0, 100.0  # spans of the two running means, in rows
-_ROWS = 10_000  # training rows at most, evenly thinned
+_SPANS = (2.0, 8.0, 32.0, 128.0)  # of the running means, in rows
+_COARSE = 0.01  # of a metric's range: what moves less says little about others
+_LIMIT = 8.0  # of an input of the linear forecast, in units of its usual size
+_PENALTY = 0.1  # on the squared weights of such inputs, per training row
+_ROWS = 10_000  # training rows of the trees at most, evenly thinned
 _PARAMETERS: dict[str, Any] = {
     "objective": "regression",
     "learning_rate": 0.08,
@@ -32,67 +36,53 @@ _PARAMETERS: dict[str, Any] = {
     "force_row_wise": True,
     "verbosity": -1,
 }
-_ROUNDS = 60
+_ROUNDS = 30  # few: the linear forecast has left little, and training rows are judged by the same trees
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class TreeForecaster:
-    """Predicts every metric from the rows before: its own recent changes and those of all the others."""
+def forecast_errors(values: Float64, rows: int, seed: int) -> Float64:
+    """values [n, C], finite -> observed minus predicted, [n, C]; fitted to the first `rows` rows.
 
-    boosters: list[Any]  # one per metric, None for a metric that never moved
-
-    @classmethod
-    def fit(cls, train: Float64, seed: int) -> TreeForecaster:
-        """train: [n, C], finite."""
-        import lightgbm
-
-        rows = np.arange(0, len(train), max(1, -(-len(train) // _ROWS)))
-        parameters = {**_PARAMETERS, "seed": seed}
-        changes = _Changes.of(train)
-        boosters: list[Any] = []
-        for j in range(train.shape[1]):
-            if np.ptp(train[:, j]) < 1e-9:
-                boosters.append(None)
-                continue
-            data = lightgbm.Dataset(changes.inputs(train, j)[rows], changes.target(train, j)[rows])
-            boosters.append(lightgbm.train(parameters, data, _ROUNDS))
-        return cls(boosters)
-
-    def errors(self, values: Float64) -> Float64:
-        """values: [n, C] -> observed minus predicted, [n, C]; row i uses rows before i only.
-
-        A metric that never moved in training is predicted to stay where it was in the row before.
-        """
-        changes = _Changes.of(values)
-        out = np.empty_like(values)
-        for j, booster in enumerate(self.boosters):
-            if booster is None:
-                out[:, j] = values[:, j] - changes.last[:, j]
-            else:
-                out[:, j] = changes.target(values, j) - booster.predict(changes.inputs(values, j))
-        return out
+    Row i's prediction uses rows before i only. A metric that never moved in training is predicted to stay.
+    """
+    changes, target = _changes(values)
+    errors = linear_errors(changes, target, rows)
+    moves = np.ptp(values[:rows], axis=0) >= 1e-9
+    errors[:, moves] -= _tree_predictions(changes, errors[:, moves], rows, seed)
+    return errors
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Changes:
-    """What the rows before say, [n, C] each; nothing in it depends on where a metric stands."""
+def _changes(values: Float64) -> tuple[Float64, Float64]:
+    """What the rows before say, [n, 4 C], and what is to be predicted from it, [n, C]."""
+    means = [lagged(values, 1), *(lagged(running_mean(values, span), 1) for span in _SPANS)]
+    steps = [shorter - longer for shorter, longer in pairwise(means)]
+    return np.hstack(steps), values - means[1]
 
-    last: Float64
-    short: Float64  # running mean up to the row before
-    shared: Float64  # [n, 2 C]
 
-    @classmethod
-    def of(cls, values: Float64) -> _Changes:
-        last = lagged(values, 1)
-        short, long = (lagged(running_mean(values, span), 1) for span in (_SHORT, _LONG))
-        return cls(last, short, np.hstack([last - short, short - long]))
+def linear_errors(inputs: Float64, target: Float64, rows: int) -> Float64:
+    """inputs [n, P], target [n, C] -> what ridge regression on the first `rows` rows leaves, [n, C].
 
-    def inputs(self, values: Float64, j: int) -> Float64:
-        """What the model of metric j sees, [n, 2 C + 3]."""
-        own = [lagged(values[:, [j]], k) - self.short[:, [j]] for k in _OWN_LAGS]
-        return np.hstack([self.shared, *own])
+    The errors in these rows are those of a fit to all of them but the row itself (PRESS residuals: Allen,
+    Technometrics, 1974): a row that was fitted to errs too little.
+    """
+    scaled = np.clip(inputs / (inputs[:rows].std(axis=0) + _COARSE), -_LIMIT, _LIMIT)
+    fitted = scaled[:rows]
+    inverse = np.linalg.inv(fitted.T @ fitted + _PENALTY * rows * np.eye(inputs.shape[1]))
+    weights = inverse @ (fitted.T @ target[:rows])
+    errors: Float64 = target - np.einsum("ij,jk->ik", scaled, weights)  # bits do not depend on rows behind
+    leverage = np.einsum("ij,ij->i", fitted @ inverse, fitted)
+    errors[:rows] /= np.maximum(1.0 - leverage, 0.01)[:, None]
+    return errors
 
-    def target(self, values: Float64, j: int) -> Float64:
-        """What it predicts, [n]."""
-        out: Float64 = values[:, j] - self.short[:, j]
-        return out
+
+def _tree_predictions(inputs: Float64, target: Float64, rows: int, seed: int) -> Float64:
+    """inputs [n, P], target [n, C] -> predictions of trees fitted to the first `rows` rows, [n, C]."""
+    import lightgbm
+
+    thinned = np.arange(0, rows, max(1, -(-rows // _ROWS)))
+    parameters = {**_PARAMETERS, "seed": seed}
+    data = lightgbm.Dataset(inputs[thinned], np.zeros(len(thinned)), params=parameters).construct()
+    out = np.empty_like(target)
+    for j in range(target.shape[1]):
+        data.set_label(target[thinned, j])
+        out[:, j] = lightgbm.train(parameters, data, _ROUNDS).predict(inputs)
+    return out

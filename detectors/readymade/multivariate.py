@@ -1,11 +1,11 @@
 """Ready-made windows of many metrics (a server's, say): fitted once without labels, then scored causally.
 
-Two forecasters say how surprising a row is given the rows before: trees that see changes only, and an LSTM
-that carries the level along; both keep their judgement when a metric drifts away from where it was in
-training. How far a row lies from where the metrics stood finds what forecasters get used to; it counts
-only beyond both the training mean and the recent mean, so that neither a lasting drift nor the way back
-from an anomaly counts. The squares of the robust z of all are added up, where one sure witness outweighs
-indifferent ones.
+Two forecasters say how surprising a row is given the rows before: a linear one with trees upon it, which
+sees changes only, and an LSTM that carries the level along; both keep their judgement when a metric drifts
+away from where it was in training. How far a row lies from where the metrics stood finds what forecasters
+get used to; it counts only beyond both the training mean and the recent mean, so that neither a lasting
+drift nor the way back from an anomaly counts. The squares of the robust z of all are added up, where one
+sure witness outweighs indifferent ones.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 from detectors.lstm import LstmOptions, LstmSequence
 from detectors.readymade import evidence as ev
-from detectors.readymade.forecast import TreeForecaster
+from detectors.readymade.forecast import forecast_errors
 from detectors.types import Bool, Float64
 
 LEAST_ROWS = 50  # to fit on
@@ -31,7 +31,7 @@ class MultivariateOptions:
     lstm: LstmOptions = field(default_factory=lambda: LstmOptions(hidden=64, noise_std=0.05, jitter_std=0.1))
     score_span: float = 20.0  # rows of smoothing of the reported score
     alarm_span: float = 2.0  # rows of smoothing of the evidence that the alarm sees
-    alarm_rows_per_1000: float = 7.0  # rows over the threshold per 1,000, were all normal and alike
+    alarm_rows_per_1000: float = 6.5  # rows over the threshold per 1,000, were all normal and alike
     hold: int = 20  # calm rows that end an alarm
     hold_at_most: int = 60  # rows without a new crossing that end it too
     seed: int = 7
@@ -115,7 +115,7 @@ def _lstm_streams(
 
 
 def _tree_stream(values: Float64, rows: int, seed: int) -> Float64:
-    errors = TreeForecaster.fit(values[:rows], seed).errors(values)
+    errors = forecast_errors(values, rows, seed)
     return ev.few(ev.robust_errors(errors, rows, _COARSE))
 
 
