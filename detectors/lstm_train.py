@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from detectors.lstm import LstmModel, LstmOptions, LstmSequence
 from detectors.lstm_network import VALUE_LIMIT, Network, student_nll
 
 _WINDOWS_PER_EPOCH = 200_000
+_Parameters = tuple[torch.Tensor, ...] | list[torch.Tensor]
 _BURN_IN = 8  # steps of a fresh state that carry no loss
 
 
@@ -241,21 +243,22 @@ def _fit(
     stopped = "epochs"
     write = _writer(log_dir)
     average = _average(network)
+    mean = cast(Network, average.module)
     for epoch in range(options.epochs):
         train.append(_epoch(learner, data, optimiser, average))
         schedule.step()
         write("train_nll", train[-1], epoch)
         if data.held_spans:
-            held.append(_held_out_loss(average.module, data))
+            held.append(_held_out_loss(mean, data))
             write("held_out_nll", held[-1], epoch)
             if held[-1] < best - 1e-4:
                 best, best_epoch = held[-1], epoch
-                kept = {name: tensor.clone() for name, tensor in average.module.state_dict().items()}
+                kept = {name: tensor.clone() for name, tensor in mean.state_dict().items()}
             if options.early_stopping and epoch - best_epoch >= options.early_stopping:
                 stopped = "converged"
                 break
         else:
-            best_epoch, kept = epoch, average.module.state_dict()
+            best_epoch, kept = epoch, mean.state_dict()
         if time_budget_s is not None and now_s() - began >= time_budget_s:
             stopped = "time_budget"
             break
@@ -268,7 +271,7 @@ def _average(network: Network) -> AveragedModel:
     """The running mean of the weights over the newest steps (Polyak and Juditsky, 1992); over a tenth of
     all steps at most, so that a short training is not held at its start."""
 
-    def move(mean: list[torch.Tensor], now: list[torch.Tensor], steps: torch.Tensor) -> None:
+    def move(mean: _Parameters, now: _Parameters, steps: torch.Tensor | int) -> None:
         decay = min(network.options.averaging, (1.0 + float(steps)) / (10.0 + float(steps)))
         torch._foreach_lerp_(mean, now, 1.0 - decay)
 

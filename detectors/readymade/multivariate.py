@@ -37,7 +37,7 @@ class MultivariateOptions:
     seed: int = 7
 
 
-WITNESSES = {"trees": 1.0, "lstm_whitened": 1.0, "lstm_relative": 0.3, "level": 1.0}
+WITNESSES = {"changes": 1.0, "lstm_whitened": 1.0, "lstm_relative": 0.3, "level": 1.0}
 """Weight of the squared robust z of each witness."""
 
 
@@ -60,7 +60,7 @@ def score_windows(
     known = np.isfinite(scaled)
     filled = _filled(scaled, train_rows)
     streams = _lstm_streams(filled, known, train_rows, options)
-    streams["trees"] = _tree_stream(filled, train_rows, options.seed)
+    streams["changes"] = _change_stream(filled, train_rows, options.seed)
     streams["level"] = level_stream(filled, train_rows)
     fused = np.zeros(len(values))
     for name, weight in WITNESSES.items():
@@ -114,7 +114,7 @@ def _lstm_streams(
     return {"lstm_whitened": ev.many(ev.whitened(absolute, rows)), "lstm_relative": ev.few(relative)}
 
 
-def _tree_stream(values: Float64, rows: int, seed: int) -> Float64:
+def _change_stream(values: Float64, rows: int, seed: int) -> Float64:
     errors = forecast_errors(values, rows, seed)
     return ev.few(ev.robust_errors(errors, rows, _COARSE))
 
