@@ -31,6 +31,7 @@ from benchmarks.build_prior import (
     Sizes,
     fit_forests,
     judges,
+    lstm_options,
     recipes,
     sequences,
     side_by_side,
@@ -43,7 +44,7 @@ from detectors.compress import distil, load_quantised, prune, quantise
 from detectors.gbdt import Forest
 from detectors.lstm import LstmModel, LstmOptions, LstmSequence
 from detectors.lstm_train import train_lstm
-from detectors.training import LSTM_OPTIONS, Course, clock_of, score_course
+from detectors.training import Course, clock_of, score_course
 from detectors.types import Bool, Float32, Float64
 
 SIZES = Sizes(copies=1, few_copies=1, days=5, imitated=32, clean_copies=1, rounds=200)
@@ -155,7 +156,7 @@ def main() -> None:
         learned = sequences(work, halves, args.threads, Path(temporary))
     tasks = [(recipe, forest) for recipe in judges(material, 1, SIZES, clean=False)]
     every = list(side_by_side(tasks, _judged, args.threads, "judged"))
-    base = replace(LSTM_OPTIONS, epochs=args.epochs, early_stopping=max(args.epochs // 5, 1))
+    base = lstm_options(args.epochs)
     print(f"{len(learned)} series to learn from, {sum(j.course.label.shape[1] for j in every)} to judge")
     print("| variant | AP alone | AP mixed | kB | steps/s | training CPU s |\n|---|---|---|---|---|---|")
     for name, make in variants(base).items():

@@ -33,7 +33,7 @@ from benchmarks.splits import HELD_OUT_MODEL, JUDGE_CLIENTS
 from detectors import artifacts, fitting, gbdt, judgement
 from detectors.calibration import Calibration
 from detectors.ensemble import Ensemble
-from detectors.lstm import LstmModel, LstmSequence
+from detectors.lstm import LstmModel, LstmOptions, LstmSequence
 from detectors.training import LSTM_OPTIONS, Course, Scored, score_course, sequences_of
 from detectors.types import Bool, Float32, Float64
 from monitor.fault_kinds import KINDS
@@ -216,16 +216,16 @@ def sequences(
     return [replace(s, z=s.z.astype(np.float32), time=s.time.astype(np.float32)) for s in small]
 
 
+def lstm_options(epochs: int) -> LstmOptions:
+    """Of the LSTM that ships: the whole schedule, of which the best epoch is kept."""
+    return replace(LSTM_OPTIONS, epochs=epochs, early_stopping=epochs)
+
+
 def fit_lstm(learned: list[LstmSequence], sizes: Sizes, seed: int, log_dir: Path | None) -> LstmModel:
     """The LSTM over courses scored by the GBDT that has not seen them."""
     from detectors.lstm_train import train_lstm
 
-    model, report = train_lstm(
-        learned,
-        replace(LSTM_OPTIONS, epochs=sizes.epochs, early_stopping=sizes.epochs),  # all, and the best is kept
-        seed=seed,
-        log_dir=log_dir,
-    )
+    model, report = train_lstm(learned, lstm_options(sizes.epochs), seed=seed, log_dir=log_dir)
     print(f"LSTM: {report.epochs} epochs, held-out {min(report.held_out_nll):.3f}, {report.seconds:.0f} s")
     return model
 
@@ -269,6 +269,8 @@ def main() -> None:
     parser.add_argument("--held-out", action="store_true", help="the model that the benchmark judges")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    if args.keep is not None:
+        args.keep.mkdir(parents=True, exist_ok=True)
     sizes = SMALL if args.small else Sizes()
     began = time.perf_counter()
     material = Material.of(args.data, held_out=args.held_out)
